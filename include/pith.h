@@ -1,0 +1,11 @@
+/* pith.h - attention in small memory: all public headers. Include as <pith.h>. */
+#ifndef PITH_H
+#define PITH_H
+
+#include "pith/attention.h"
+#include "pith/base.h"
+#include "pith/compress.h"
+#include "pith/file.h"
+#include "pith/summary.h"
+
+#endif

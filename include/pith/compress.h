@@ -1,0 +1,95 @@
+/* pith/compress.h - the main job: from keys, values and recorded queries to a summary. */
+#ifndef PITH_COMPRESS_H
+#define PITH_COMPRESS_H
+
+#include "pith/summary.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How positions turn vectors (rotary embedding). */
+typedef enum pith_rope {
+  PITH_ROPE_NONE = 0,
+  PITH_ROPE_PAIRS = 1, /* coordinates 2i and 2i+1 turn together (GGUF llama models) */
+  PITH_ROPE_HALVES = 2 /* coordinates i and d/2+i turn together (Hugging Face) */
+} pith_rope;
+
+#define PITH_UNSET SIZE_MAX
+#define PITH_OUTLIERS_AUTO (SIZE_MAX - 1)
+
+typedef struct pith_compress_options {
+  size_t struct_size;
+  const char *engine; /* NULL: "nystrom"; pith_engine_name() lists them */
+
+  /* The budget: exactly one of the four. */
+  size_t points; /* per head, every kept row counted; PITH_UNSET: not given */
+  double ratio;  /* of the f16 bytes of all keys and values; 0: not given */
+  size_t bytes;  /* total over all heads; 0: not given */
+  double eps;    /* the smallest summary whose certificate is at most eps; 0: not given */
+
+  pith_dtype store;  /* f32, f16 or bf16; default f16 */
+  size_t sinks;      /* first rows kept exactly; default 4 */
+  size_t window;     /* last rows kept exactly; default 16 */
+  size_t outliers;   /* rows of outstanding kernel weight kept exactly; default 0; or PITH_OUTLIERS_AUTO */
+  double scale;      /* softmax scale; 0: 1/sqrt(d) */
+  uint64_t seed;     /* default 1 */
+  double confidence; /* of the probe certificate; default 0.9 */
+  int fold_weights;  /* write the weights into the keys, for engines that know none */
+
+  pith_query_kind query_model;
+  double rho;         /* largest query norm after scaling; 0: the largest recorded, or 2 without queries */
+  pith_rope rope;     /* default PITH_ROPE_NONE: queries are taken as they are */
+  double rope_base;   /* > 1 */
+  size_t query_start; /* position of the first recorded query; PITH_UNSET: n - m */
+  size_t horizon;     /* future queries are asked from n .. n+horizon-1; default 1024 */
+  size_t samples;     /* recorded queries that the fit uses per kv head; 0: all */
+  size_t probes;      /* recorded queries held out per kv head; default 192 */
+} pith_compress_options;
+
+PITH_API void pith_compress_options_init(pith_compress_options *options);
+
+/* The engines, one list everywhere: name and a line of help; NULL past the end. */
+PITH_API const char *pith_engine_name(size_t index);
+PITH_API const char *pith_engine_help(size_t index);
+
+/* keys (..., n, d), values (..., n, dv), queries NULL or (..., m, d) recorded at positions
+ * query_start + row, shapes as in pith_attention_compute.
+ *
+ * PITH_NOT_CERTIFIED when eps was asked for and the largest summary tried does not meet it; the
+ * summary is then the most accurate one found. The result depends on the input, the options and the
+ * instruction set, not on the number of threads.
+ * Time: per head about samples * points * n for `nystrom` with recorded queries, n * points * (d +
+ * points) with the ball model. */
+PITH_API PITH_CHECK pith_status pith_compress(pith_context *context, const pith_array *keys, const pith_array *values,
+                                              const pith_array *queries, const pith_compress_options *options,
+                                              pith_summary **out);
+
+/* One row of the menu: what a size costs and what it gives. */
+typedef struct pith_plan_row {
+  size_t points;
+  size_t bytes;
+  double ratio;
+  double mean_error, max_error; /* over probes and heads; NaN without probes */
+  pith_certificate certificate; /* of the worst head */
+} pith_plan_row;
+
+/* Fills rows[0 .. *count-1], largest first (*count in: capacity, out: rows written). Budget fields of
+ * the options are not read. */
+PITH_API PITH_CHECK pith_status pith_plan(pith_context *context, const pith_array *keys, const pith_array *values,
+                                          const pith_array *queries, const pith_compress_options *options,
+                                          pith_plan_row *rows, size_t *count);
+
+/* The largest error of a summary that a search inside the ball of radius rho finds for one head
+ * (projected gradient ascent from `starts` random and data-driven starts): a lower bound of the true
+ * supremum, to hold against the ball certificate. `query` (d, may be NULL) receives the worst query,
+ * before scaling. */
+PITH_API PITH_CHECK pith_status pith_worst_query(pith_context *context, const pith_array *keys,
+                                                 const pith_array *values, const pith_head_view *head, double scale,
+                                                 double rho, size_t starts, uint64_t seed, double *error,
+                                                 float *query);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

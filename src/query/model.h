@@ -1,0 +1,54 @@
+/* model.h - what is known of the queries that one kv head will be asked.
+ *
+ * All queries here are already multiplied by the softmax scale, so that a logit is <q, k>. */
+#ifndef PITH_SRC_QUERY_MODEL_H
+#define PITH_SRC_QUERY_MODEL_H
+
+#include "base/base.h"
+#include "pith/compress.h"
+
+typedef struct pith_query_model {
+  pith_query_kind kind; /* ball, gaussian or samples; never auto */
+  size_t d;
+  double rho;                /* largest norm that certificates and the ball kernel answer for */
+  double *mean, *covariance; /* (d), (d, d): moments of the turned fit queries; NULL without recorded queries */
+
+  /* Recorded queries turned to the positions they will be asked from; disjoint by recorded row. */
+  size_t fit_count;
+  float *fit; /* (fit_count, d) */
+  size_t probe_count;
+  float *probes; /* (probe_count, d) */
+
+  /* Recorded queries as they were (fit and probes), for engines that look at the past's own attention:
+   * row r was asked from position[r] and saw keys 0 .. position[r]. Ascending in position. */
+  size_t recorded_count;
+  float *recorded;  /* (recorded_count, d) */
+  size_t *position; /* (recorded_count) */
+} pith_query_model;
+
+/* How recorded queries are used; a plain copy of the fields of pith_compress_options. `queries` lists
+ * the (m, d) views of the query heads of one group; 0 heads without recorded queries. */
+typedef struct pith_query_source {
+  const pith_array *queries;
+  size_t query_heads;
+  size_t d, keys; /* dimension and number of keys (n) */
+  double scale, rho, rope_base;
+  pith_rope rope;
+  size_t query_start, horizon, samples, probes;
+  pith_query_kind kind;
+  uint64_t seed;
+  uint32_t object; /* number of the head: names its random streams */
+} pith_query_source;
+
+pith_status pith_query_model_create(pith_context *context, const pith_query_source *source, pith_query_model **out);
+void pith_query_model_free(pith_context *context, pith_query_model *model);
+
+/* Draws `count` queries from the model into out (count, d): samples of the turned fit queries without
+ * replacement (with, once they run out), N(mean, covariance), or the sphere of radius rho. */
+pith_status pith_query_model_draw(pith_context *context, const pith_query_model *model, size_t count,
+                                  uint64_t seed, uint32_t object, float *out);
+
+/* Turns one vector by the rotary angle of `steps` positions (may be negative). */
+void pith_rope_turn(float *vector, size_t d, pith_rope rope, double base, double steps);
+
+#endif

@@ -1,0 +1,61 @@
+/* engine.h - one interface for all ways to choose points.
+ *
+ * An engine reduces n weighted rows to a few weighted points in sight of a query model. It is asked once
+ * to prepare for the largest size, then takes any number of sizes from that preparation: points are
+ * nested in the size (taking m points uses the first m choices), only what is refitted differs.
+ *
+ * Streams need nothing else: the rows are then the old summary and the chunk that leaves the window.
+ * A new engine is one file here and one line in engine.c. */
+#ifndef PITH_SRC_ENGINE_H
+#define PITH_SRC_ENGINE_H
+
+#include "query/kernel.h"
+
+typedef struct pith_problem {
+  size_t n, d, dv;
+  const float *keys, *values; /* (n, d), (n, dv), in original coordinates */
+  const float *log_weight;    /* (n), or NULL: all weights are 1 */
+  const uint8_t *exact;       /* (n); 1: kept as it is by the caller, not a candidate, but seen by queries */
+  size_t candidates;          /* rows with exact = 0 */
+  const pith_query_model *model;
+  uint64_t seed;
+  uint32_t object; /* number of the head: names its random streams */
+} pith_problem;
+
+/* Chosen points; room for `capacity`. Exact rows are not among them. */
+typedef struct pith_points {
+  size_t capacity, count, d, dv;
+  float *keys, *values, *log_weight;
+  int64_t *index; /* row of the problem; -1: no single row */
+} pith_points;
+
+pith_status pith_points_create(pith_context *context, size_t capacity, size_t d, size_t dv, pith_points **out);
+void pith_points_free(pith_context *context, pith_points *points);
+/* Appends row i of the problem with the given log-weight, its own key and value. */
+void pith_points_append(pith_points *points, const pith_problem *problem, size_t row, double log_weight);
+
+typedef struct pith_engine {
+  const char *name;
+  const char *help; /* one line, for people */
+  /* `most` <= candidates points will be taken at most. *state is the engine's own. */
+  pith_status (*prepare)(pith_context *context, const pith_problem *problem, size_t most, void **state);
+  /* Writes at most `count` <= most points (fewer where no more are useful). The problem is the same. */
+  pith_status (*take)(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+                      pith_points *points);
+  void (*release)(pith_context *context, void *state);
+} pith_engine;
+
+extern const pith_engine pith_engine_exact, pith_engine_nystrom, pith_engine_halving, pith_engine_uniform,
+    pith_engine_recent, pith_engine_heavy, pith_engine_accumulated, pith_engine_expected, pith_engine_balance;
+
+const pith_engine *pith_engine_find(const char *name); /* NULL: unknown */
+
+/* Shared by engines that rank rows by a score: state = candidate rows, best first (ties: later row first). */
+pith_status pith_ranking_prepare(pith_context *context, const pith_problem *problem, const double *score,
+                                 void **state);
+/* Takes the first `count` with the rows' own weights. */
+pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+                              pith_points *points);
+void pith_ranking_release(pith_context *context, void *state);
+
+#endif
