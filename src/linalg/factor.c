@@ -1,0 +1,65 @@
+/* factor.c - Cholesky, triangular solves, symmetric eigenvalues. */
+#include <cblas.h>
+#include <lapacke.h>
+#include <math.h>
+#include <string.h>
+
+#include "linalg/linalg.h"
+
+enum { BLOCK = 256, ROWS = 512 };
+
+/* Right-looking by blocks, so that the large part is the parallel product. */
+pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t lda) {
+  for (size_t begin = 0; begin < n; begin += BLOCK) {
+    size_t size = pith_min_size(BLOCK, n - begin), below = n - begin - size;
+    double *corner = a + begin * lda + begin, *panel = corner + size * lda;
+    lapack_int info = LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', (lapack_int)size, corner, (lapack_int)lda);
+    if (info != 0)
+      return pith_fail(context, PITH_E_NUMERIC, "Cholesky factor: the matrix of order %zu is not positive definite at "
+                       "row %zu", n, begin + (size_t)(info > 0 ? info - 1 : 0));
+    if (below == 0) continue;
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (int)below, (int)size, 1, corner,
+                (int)lda, panel, (int)lda);
+    pith_gemm_f64(context, PITH_PLAIN, PITH_TRANSPOSED, below, below, size, -1, panel, lda, panel, lda, 1,
+                  panel + size, lda);
+  }
+  return PITH_OK;
+}
+
+void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb) {
+  if (n == 0 || columns == 0) return;
+  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, (int)n, (int)columns, 1, l, (int)lda, b,
+              (int)ldb);
+  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, (int)n, (int)columns, 1, l, (int)lda, b,
+              (int)ldb);
+}
+
+typedef struct solve {
+  const float *l;
+  float *b;
+  size_t n, lda, rows, ldb;
+} solve;
+
+static void solve_rows(void *argument, size_t index, int thread) {
+  (void)thread;
+  const solve *s = argument;
+  size_t begin = index * ROWS, count = pith_min_size(ROWS, s->rows - begin);
+  cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (int)count, (int)s->n, 1, s->l,
+              (int)s->lda, s->b + begin * s->ldb, (int)s->ldb);
+}
+
+void pith_solve_lower_right_f32(pith_context *context, const float *l, size_t n, size_t lda, float *b, size_t rows,
+                                size_t ldb) {
+  if (n == 0) return;
+  pith_parallel_for(context, (rows + ROWS - 1) / ROWS, solve_rows, &(solve){l, b, n, lda, rows, ldb});
+}
+
+pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values,
+                                     double *vectors) {
+  if (n == 0) return PITH_OK;
+  memcpy(vectors, a, n * n * sizeof *a);
+  /* Column-major on a symmetric matrix: eigenvectors come out as our rows. */
+  lapack_int info = LAPACKE_dsyev(LAPACK_COL_MAJOR, 'V', 'L', (lapack_int)n, vectors, (lapack_int)n, values);
+  if (info != 0) return pith_fail(context, PITH_E_NUMERIC, "eigenvalues of a matrix of order %zu did not converge", n);
+  return PITH_OK;
+}
