@@ -13,15 +13,18 @@ pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t
   for (size_t begin = 0; begin < n; begin += BLOCK) {
     size_t size = pith_min_size(BLOCK, n - begin), below = n - begin - size;
     double *corner = a + begin * lda + begin, *panel = corner + size * lda;
-    lapack_int info = LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', (lapack_int)size, corner, (lapack_int)lda);
+    /* Our lower triangle is the upper one of a column-major reader: nothing is copied. */
+    lapack_int info = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', (lapack_int)size, corner, (lapack_int)lda);
     if (info != 0)
-      return pith_fail(context, PITH_E_NUMERIC, "Cholesky factor: the matrix of order %zu is not positive definite at "
-                       "row %zu", n, begin + (size_t)(info > 0 ? info - 1 : 0));
+      return pith_fail(context, PITH_E_NUMERIC,
+                       "Cholesky factor: the matrix of order %zu is not positive definite at "
+                       "row %zu",
+                       n, begin + (size_t)(info > 0 ? info - 1 : 0));
     if (below == 0) continue;
     cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (int)below, (int)size, 1, corner,
                 (int)lda, panel, (int)lda);
-    pith_gemm_f64(context, PITH_PLAIN, PITH_TRANSPOSED, below, below, size, -1, panel, lda, panel, lda, 1,
-                  panel + size, lda);
+    pith_gemm_f64(context, PITH_PLAIN, PITH_TRANSPOSED, below, below, size, -1, panel, lda, panel, lda, 1, panel + size,
+                  lda);
   }
   return PITH_OK;
 }

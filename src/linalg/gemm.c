@@ -30,8 +30,8 @@ static void multiply_panel(void *argument, size_t index, int thread) {
     cblas_dgemm(CblasRowMajor, p->ta, p->tb, (int)m, (int)n, (int)p->k, p->alpha, a, (int)p->lda, b, (int)p->ldb,
                 p->beta, c, (int)p->ldc);
   else
-    cblas_sgemm(CblasRowMajor, p->ta, p->tb, (int)m, (int)n, (int)p->k, (float)p->alpha, a, (int)p->lda, b,
-                (int)p->ldb, (float)p->beta, c, (int)p->ldc);
+    cblas_sgemm(CblasRowMajor, p->ta, p->tb, (int)m, (int)n, (int)p->k, (float)p->alpha, a, (int)p->lda, b, (int)p->ldb,
+                (float)p->beta, c, (int)p->ldc);
 }
 
 static void multiply(pith_context *context, product *p) {

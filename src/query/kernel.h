@@ -35,7 +35,7 @@ void pith_kernel_free(pith_context *context, pith_kernel *kernel);
 /* out (count, n): the rows of K named by `rows`. */
 pith_status pith_kernel_rows(pith_context *context, const pith_kernel *kernel, const size_t *rows, size_t count,
                              float *out);
-/* out (count, column_count): the sub-matrix of `rows` by `columns`. */
+/* out (count, column_count): the sub-matrix of `rows` by `columns` (NULL: all n columns). */
 pith_status pith_kernel_block(pith_context *context, const pith_kernel *kernel, const size_t *rows, size_t count,
                               const size_t *columns, size_t column_count, float *out);
 
