@@ -50,9 +50,18 @@ extern const pith_engine pith_engine_exact, pith_engine_nystrom, pith_engine_hal
 
 const pith_engine *pith_engine_find(const char *name); /* NULL: unknown */
 
+/* Logarithm of a row's own weight. */
+double pith_problem_log_weight(const pith_problem *problem, size_t row);
+/* The candidate rows in order, to be released; NULL without memory. */
+size_t *pith_problem_candidates(pith_context *context, const pith_problem *problem);
+
+/* sum (n): the attention weight that every row receives from `count` queries, summed. Query r sees rows
+ * 0 .. position[r]; position NULL: all. */
+pith_status pith_attention_received(pith_context *context, const pith_problem *problem, const float *queries,
+                                    const size_t *position, size_t count, double *sum);
+
 /* Shared by engines that rank rows by a score: state = candidate rows, best first (ties: later row first). */
-pith_status pith_ranking_prepare(pith_context *context, const pith_problem *problem, const double *score,
-                                 void **state);
+pith_status pith_ranking_prepare(pith_context *context, const pith_problem *problem, const double *score, void **state);
 /* Takes the first `count` with the rows' own weights. */
 pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
                               pith_points *points);
