@@ -86,7 +86,8 @@ PITH_API PITH_CHECK pith_status pith_summary_attend(pith_context *context, const
 
 /* A new summary that answers for the tokens of all parts together, in their order (the indices of
  * each part are moved behind those of the parts before it). Parts must agree in layers, heads, d, dv
- * and scale. Nothing is thrown away: points add up. */
+ * and scale. Nothing is thrown away: points add up. The result is not certified: a part bounds the
+ * error of its own answer, not of the weight with which it enters the common one. */
 PITH_API PITH_CHECK pith_status pith_summary_merge(pith_context *context, const pith_summary *const *parts,
                                                    size_t count, pith_summary **out);
 
