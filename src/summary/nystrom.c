@@ -1,0 +1,189 @@
+/* nystrom.c - pivoted points with refitted values and weights (theory 4.3 and 4.8).
+ *
+ * What queries see of the candidates is M = sum_i w_i a(i) (x) [v_i - vbar ; b], with a(i) the feature of
+ * key i under the query model. Pivots are chosen by randomly pivoted Cholesky; M is then projected on
+ * their span, which gives each pivot a value and a weight. */
+#include <math.h>
+#include <string.h>
+
+#include "linalg/linalg.h"
+#include "summary/engine.h"
+#include "summary/pivots.h"
+
+/* Ridge, in parts of the mean diagonal of the chosen points. */
+static const double RIDGE = 1e-4;
+/* Points that stand for less than this many tokens are dropped and the rest refitted. */
+static const double LEAST_WEIGHT = 1e-3;
+enum { REFITS = 4, MOMENT_QUERIES = 256 };
+
+typedef struct nystrom {
+  pith_pivots *pivots;
+  double *value_mean; /* (dv) */
+  double balance;     /* b: how much an error in the weights counts beside one in the values */
+} nystrom;
+
+static double row_weight(const pith_problem *problem, size_t row) {
+  if (problem->exact && problem->exact[row]) return 0;
+  return problem->log_weight ? exp(problem->log_weight[row]) : 1;
+}
+
+static void find_value_mean(const pith_problem *problem, double *mean) {
+  double total = 0;
+  for (size_t j = 0; j < problem->dv; j++) mean[j] = 0;
+  for (size_t i = 0; i < problem->n; i++) {
+    double weight = row_weight(problem, i);
+    total += weight;
+    for (size_t j = 0; j < problem->dv; j++) mean[j] += weight * problem->values[i * problem->dv + j];
+  }
+  for (size_t j = 0; j < problem->dv; j++) mean[j] /= total > 0 ? total : 1;
+}
+
+/* Root mean square distance of an answer from the mean value: over the fit queries where there are any,
+ * else over the values themselves. */
+static pith_status find_balance(pith_context *context, const pith_problem *problem, const pith_kernel *kernel,
+                                const double *mean, double *balance) {
+  size_t n = problem->n, dv = problem->dv, queries = pith_min_size(kernel->features, MOMENT_QUERIES);
+  double sum = 0, scale = sqrt((double)kernel->features);
+  if (queries == 0) {
+    for (size_t i = 0; i < n * dv; i++) {
+      double x = problem->values[i] - mean[i % dv];
+      sum += x * x / (double)n;
+    }
+  } else {
+    float *answer = pith_allocate(context, queries, dv * sizeof *answer);
+    if (!answer) return PITH_E_MEMORY;
+    pith_gemm_f32(context, PITH_TRANSPOSED, PITH_PLAIN, queries, dv, n, (float)scale, kernel->feature, kernel->features,
+                  problem->values, dv, 0, answer, dv);
+    for (size_t i = 0; i < queries * dv; i++) {
+      double x = answer[i] - mean[i % dv];
+      sum += x * x / (double)queries;
+    }
+    pith_release(context, answer);
+  }
+  *balance = sum > 0 ? sqrt(sum) : 1;
+  return PITH_OK;
+}
+
+/* coefficients (n, dv+1) = w_i [v_i - vbar ; b], importance (n) = its squared norm; 0 for exact rows. */
+static void weigh_rows(const pith_problem *problem, const nystrom *state, float *coefficients, double *importance) {
+  size_t dv = problem->dv;
+  for (size_t i = 0; i < problem->n; i++) {
+    double weight = row_weight(problem, i);
+    float *row = coefficients + i * (dv + 1);
+    importance[i] = 0;
+    for (size_t j = 0; j <= dv; j++) {
+      double x = j < dv ? problem->values[i * dv + j] - state->value_mean[j] : state->balance;
+      row[j] = (float)(weight * x);
+      importance[i] += weight * weight * x * x;
+    }
+  }
+}
+
+static void release(pith_context *context, void *opaque) {
+  nystrom *state = opaque;
+  if (!state) return;
+  pith_pivots_free(context, state->pivots);
+  pith_release(context, state->value_mean);
+  pith_release(context, state);
+}
+
+static pith_status prepare_state(pith_context *context, const pith_problem *problem, const pith_kernel *kernel,
+                                 size_t most, nystrom *state) {
+  size_t columns = problem->dv + 1;
+  find_value_mean(problem, state->value_mean);
+  PITH_TRY(find_balance(context, problem, kernel, state->value_mean, &state->balance));
+  float *coefficients = pith_allocate(context, problem->n, columns * sizeof *coefficients);
+  double *importance = pith_allocate(context, problem->n, sizeof *importance);
+  pith_status status = PITH_E_MEMORY;
+  if (coefficients && importance) {
+    weigh_rows(problem, state, coefficients, importance);
+    status = pith_pivots_choose(context, kernel, importance, coefficients, columns, most, problem->seed,
+                                problem->object, &state->pivots);
+  }
+  pith_release(context, coefficients);
+  pith_release(context, importance);
+  return status;
+}
+
+static pith_status prepare(pith_context *context, const pith_problem *problem, size_t most, void **out) {
+  nystrom *state = pith_allocate_zero(context, 1, sizeof *state);
+  if (!state) return PITH_E_MEMORY;
+  pith_kernel *kernel = NULL;
+  pith_status status = PITH_E_MEMORY;
+  state->value_mean = pith_allocate(context, problem->dv, sizeof *state->value_mean);
+  if (state->value_mean)
+    status = pith_kernel_create(context, problem->model, problem->keys, problem->log_weight, problem->n, &kernel);
+  /* A few more than asked for, to stand in for points that the fit gives no weight. */
+  size_t spare = pith_min_size(problem->candidates, most + most / 16 + 4);
+  if (status == PITH_OK) status = prepare_state(context, problem, kernel, spare, state);
+  pith_kernel_free(context, kernel);
+  if (status < 0)
+    release(context, state);
+  else
+    *out = state;
+  return status;
+}
+
+/* fit (count, columns) = (K + ridge)^-1 target over the pivots named by active[]. */
+static pith_status fit_points(pith_context *context, const pith_pivots *pivots, const size_t *active, size_t count,
+                              double *matrix, double *fit) {
+  double trace = 0;
+  for (size_t a = 0; a < count; a++) {
+    for (size_t b = 0; b <= a; b++) {
+      size_t row = active[a] > active[b] ? active[a] : active[b], column = active[a] + active[b] - row;
+      matrix[a * count + b] = pivots->kernel[row * pivots->most + column];
+    }
+    trace += matrix[a * count + a];
+    memcpy(fit + a * pivots->columns, pivots->target + active[a] * pivots->columns, pivots->columns * sizeof *fit);
+  }
+  for (size_t a = 0; a < count; a++) matrix[a * count + a] += RIDGE * trace / (double)count;
+  PITH_TRY(pith_cholesky_f64(context, matrix, count, count));
+  pith_cholesky_solve_f64(matrix, count, count, fit, pivots->columns, pivots->columns);
+  return PITH_OK;
+}
+
+/* Drops points of too little weight and takes the next unused pivots instead. Returns how many were dropped. */
+static size_t replace_weightless(const nystrom *state, const double *fit, size_t *active, size_t *count, size_t *next) {
+  size_t columns = state->pivots->columns, kept = 0, wanted = *count;
+  for (size_t a = 0; a < wanted; a++)
+    if (fit[a * columns + columns - 1] / state->balance >= LEAST_WEIGHT) active[kept++] = active[a];
+  size_t dropped = wanted - kept;
+  while (kept < wanted && *next < state->pivots->count) active[kept++] = (*next)++;
+  *count = kept;
+  return dropped;
+}
+
+static void write_points(const pith_problem *problem, const nystrom *state, const double *fit, const size_t *active,
+                         size_t count, pith_points *points) {
+  size_t dv = problem->dv;
+  for (size_t a = 0; a < count; a++) {
+    const double *row = fit + a * (dv + 1);
+    double weight = fmax(row[dv] / state->balance, LEAST_WEIGHT);
+    float *value = points->values + points->count * dv;
+    pith_points_append(points, problem, state->pivots->row[active[a]], log(weight));
+    for (size_t j = 0; j < dv; j++) value[j] = (float)(row[j] / weight + state->value_mean[j]);
+  }
+}
+
+static pith_status take(pith_context *context, const pith_problem *problem, const void *opaque, size_t count,
+                        pith_points *points) {
+  const nystrom *state = opaque;
+  size_t columns = problem->dv + 1, next = count = pith_min_size(count, state->pivots->count);
+  size_t *active = pith_allocate(context, count, sizeof *active);
+  double *matrix = pith_allocate(context, count * count, sizeof *matrix);
+  double *fit = pith_allocate(context, count * columns, sizeof *fit);
+  pith_status status = !active || !matrix || !fit ? PITH_E_MEMORY : PITH_OK;
+  for (size_t a = 0; status == PITH_OK && a < count; a++) active[a] = a;
+  for (int refit = 0; status == PITH_OK; refit++) {
+    status = fit_points(context, state->pivots, active, count, matrix, fit);
+    if (status < 0 || refit == REFITS || replace_weightless(state, fit, active, &count, &next) == 0) break;
+  }
+  if (status == PITH_OK) write_points(problem, state, fit, active, count, points);
+  pith_release(context, active);
+  pith_release(context, matrix);
+  pith_release(context, fit);
+  return status;
+}
+
+const pith_engine pith_engine_nystrom = {
+    "nystrom", "pivots of the query kernel with refitted values and weights (default)", prepare, take, release};
