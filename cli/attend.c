@@ -1,0 +1,179 @@
+/* attend.c - pith attend: answers queries from all keys, or from a summary. */
+#include <stdlib.h>
+
+#include "report.h"
+
+typedef struct attend_arguments {
+  common_arguments common;
+  const char *summary, *keys, *values, *queries, *output;
+  int causal;
+  size_t window;
+  double scale;
+} attend_arguments;
+
+#define FIELD(member) .offset = offsetof(attend_arguments, member)
+
+static const cli_option file_options[] = {
+    {"summary", 0, OPTION_FILE, "F.safetensors", "answer from this summary", FIELD(summary)},
+    {"keys", 0, OPTION_FILE, "K.npy", "answer exactly, from these keys", FIELD(keys)},
+    {"values", 0, OPTION_FILE, "V.npy", "and these values", FIELD(values)},
+    {"queries", 0, OPTION_FILE, "Q.npy", "queries: (m, d), (heads, m, d) or (layers, heads, m, d)", FIELD(queries)},
+    {"output", 'o', OPTION_FILE, "OUT.npy", "answers, f32 (layers, query heads, m, dv), with the axes of the queries",
+     FIELD(output)},
+    {.name = NULL}};
+
+static const cli_option mask_options[] = {
+    {"causal", 0, OPTION_FLAG, NULL, "a query sees keys up to its own position; the last query stands at the last key",
+     FIELD(causal)},
+    {"window", 0, OPTION_COUNT, "N", "a query sees keys less than N positions away", FIELD(window), .least = 1},
+    {"scale", 0, OPTION_REAL, "S", "softmax scale (default 1/sqrt(d), or that of the summary)", FIELD(scale),
+     .open = true},
+    {"global", 0, OPTION_LATER, "I,J,...", "", .offset = 0},
+    {"block-mask", 0, OPTION_LATER, "M.npy", "", .offset = 0},
+    {"eps", 0, OPTION_LATER, "E", "", .offset = 0},
+    {.name = NULL}};
+
+static const cli_group groups[] = {
+    {"Files", file_options, 0}, {"Attention", mask_options, 0}, {"Common", common_options, 0}, {.title = NULL}};
+
+static int check_usage(const cli_command *command, const attend_arguments *arguments) {
+  if (!arguments->summary && !arguments->keys && !arguments->values)
+    return usage_error(command, "nothing to answer from; give --summary F, or --keys K.npy --values V.npy");
+  if (arguments->summary && (arguments->keys || arguments->values))
+    return usage_error(command, "--summary together with --keys or --values; give one or the other");
+  if (!arguments->summary && !arguments->keys) return usage_error(command, "--keys K.npy is missing");
+  if (!arguments->summary && !arguments->values) return usage_error(command, "--values V.npy is missing");
+  if (arguments->summary && arguments->causal)
+    return usage_error(command,
+                       "--causal means nothing with --summary: a summary holds no later keys, all its queries "
+                       "are asked after it");
+  if (arguments->summary && arguments->window)
+    return usage_error(command,
+                       "--window means nothing with --summary: its points no longer stand at single positions");
+  if (!arguments->queries) return usage_error(command, "--queries Q.npy is missing");
+  if (!arguments->output) return usage_error(command, "-o OUT.npy is missing");
+  return EXIT_DONE;
+}
+
+/* What is answered from: a summary, or keys and values. */
+typedef struct answer_source {
+  pith_summary *summary;
+  cli_input keys, values;
+  size_t rows, dv;
+} answer_source;
+
+static int source_open(cli_session *session, answer_source *source) {
+  const attend_arguments *arguments = session->arguments;
+  if (arguments->summary) {
+    pith_head_view head;
+    pith_status status = pith_summary_load(session->context, arguments->summary, &source->summary);
+    if (status == PITH_OK) status = pith_summary_head(session->context, source->summary, 0, 0, &head);
+    if (status != PITH_OK) return session_fail(session, status);
+    source->rows = head.source_rows;
+    source->dv = head.dv;
+    return EXIT_DONE;
+  }
+  int code = input_open(session, "--keys", arguments->keys, &source->keys);
+  if (!code) code = input_open(session, "--values", arguments->values, &source->values);
+  if (code) return code;
+  const pith_array *values = &source->values.array;
+  source->rows = values->ndim >= 2 ? values->shape[values->ndim - 2] : 0;
+  source->dv = values->shape[values->ndim - 1];
+  return EXIT_DONE;
+}
+
+static void source_close(answer_source *source) {
+  pith_summary_free(source->summary);
+  input_close(&source->values);
+  input_close(&source->keys);
+}
+
+/* The answers, shaped as the queries but with dv columns. */
+static pith_array answers_view(const pith_array *queries, size_t dv, const float *data) {
+  pith_array out = {.data = data, .dtype = PITH_F32, .ndim = queries->ndim};
+  ptrdiff_t stride = sizeof *data;
+  for (size_t i = out.ndim; i-- > 0;) {
+    out.shape[i] = i + 1 == out.ndim ? dv : queries->shape[i];
+    out.stride[i] = stride;
+    stride *= (ptrdiff_t)out.shape[i];
+  }
+  return out;
+}
+
+static pith_status attend(cli_session *session, const answer_source *source, const pith_array *queries, float *out) {
+  const attend_arguments *arguments = session->arguments;
+  if (source->summary) return pith_summary_attend(session->context, source->summary, queries, arguments->scale, out);
+  pith_attention_options options;
+  pith_attention_options_init(&options);
+  options.scale = arguments->scale;
+  options.causal = arguments->causal;
+  options.window = arguments->window;
+  return pith_attention_compute(session->context, queries, &source->keys.array, &source->values.array, &options, out);
+}
+
+static void report(cli_session *session, const pith_array *answers, size_t keys, double seconds) {
+  const attend_arguments *arguments = session->arguments;
+  size_t queries = 1;
+  for (size_t i = 0; i + 1 < answers->ndim; i++) queries *= answers->shape[i];
+  if (session->common->json) {
+    json_t *object = json_report();
+    json_object_set_new(object, "queries", json_count(queries));
+    json_object_set_new(object, "keys", json_count(keys));
+    json_object_set_new(object, "seconds", json_number(seconds));
+    json_print(object, session->out);
+  } else if (!session->common->quiet) {
+    fprintf(session->out, "%s: %zu answers over %zu keys a head, %.3f s\n", arguments->output, queries, keys, seconds);
+  }
+}
+
+static int run(cli_session *session) {
+  const attend_arguments *arguments = session->arguments;
+  int code = check_usage(session->command, arguments);
+  if (!code) code = session_output(session, "-o", arguments->output);
+  if (code) return code;
+  answer_source source = {0};
+  cli_input queries = {0};
+  float *out = NULL;
+  code = source_open(session, &source);
+  if (!code) code = input_open(session, "--queries", arguments->queries, &queries);
+  if (code) goto done;
+
+  pith_array answers = answers_view(&queries.array, source.dv, NULL);
+  size_t count = 1;
+  for (size_t i = 0; i < answers.ndim; i++)
+    if (__builtin_mul_overflow(count, answers.shape[i], &count)) {
+      code = session_error(session, EXIT_INPUT, "--queries %s has too many elements", arguments->queries);
+      goto done;
+    }
+  answers.data = out = allocate_zero(count, sizeof *out);
+  double started = seconds_now();
+  pith_status status = attend(session, &source, &queries.array, out);
+  double seconds = seconds_now() - started;
+  if (status >= 0) status = pith_npy_write(session->context, arguments->output, &answers);
+  if (status < 0)
+    code = session_fail(session, status);
+  else
+    report(session, &answers, source.rows, seconds);
+done:
+  free(out);
+  input_close(&queries);
+  source_close(&source);
+  return code;
+}
+
+const cli_command command_attend = {
+    .name = "attend",
+    .summary = "answer queries, exactly or from a summary",
+    .usage = "(--summary F | --keys K.npy --values V.npy) --queries Q.npy [OPTION]... -o OUT.npy",
+    .description =
+        "Computes softmax attention. With --keys and --values the answers are exact (f32 arithmetic);\n"
+        "with --summary they come from its few points, and 'pith inspect' says what is promised of\n"
+        "them. Several query heads may share one key head, as in grouped-query attention.",
+    .examples =
+        "  From a summary:\n"
+        "    pith attend --summary S.safetensors --queries NEW.npy -o ANSWERS.npy\n"
+        "  Exactly, with a causal mask, to a pipe:\n"
+        "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal -o - | consumer\n",
+    .groups = groups,
+    .arguments_size = sizeof(attend_arguments),
+    .run = run};
