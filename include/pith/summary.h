@@ -55,7 +55,7 @@ typedef struct pith_head_view {
   size_t source_rows;       /* rows of the input that this head stands for */
   size_t bytes;             /* keys, values, scales and log-weights: what attention reads */
   double probe_error;       /* mean L2 error over the held-out probes; NaN without probes */
-  double fold_error;        /* mean L2 change of the probe answers by folding; NaN when not folded */
+  double fold_error;        /* by how much folding raised probe_error; NaN when not folded */
   pith_certificate binding; /* the one that fits the query model */
   pith_certificate ball, gaussian, probe;
 } pith_head_view;
