@@ -14,10 +14,30 @@ typedef struct pith_rows {
   const float *log_weight; /* (count), or NULL */
 } pith_rows;
 
-/* Attention of `query_count` queries (C-ordered f32, already times the softmax scale) over the rows; no
- * mask. out: (query_count, dv). Allocates only scratch. Deterministic at any thread count: keys are
- * split at fixed multiples, and partial states are merged in order. Parallel over queries, or over
- * key chunks when queries are few. */
+/* Which keys a query sees: with `causal` those up to its position, with `window` > 0 those nearer than
+ * that. Query row r stands at position `first` + r. All zero: every key. */
+typedef struct pith_mask {
+  bool causal;
+  size_t window;
+  ptrdiff_t first;
+} pith_mask;
+
+/* What all query heads of one kv head ask. */
+typedef struct pith_attend_job {
+  pith_rows rows;
+  size_t heads, queries; /* query heads, queries of each */
+  const float *query;    /* (heads, queries, d), already times the softmax scale */
+  pith_mask mask;
+  float *out; /* (heads, queries, dv) */
+} pith_attend_job;
+
+/* Answers all jobs. A query that sees no key is answered with zeros. Allocates only scratch (slot 3).
+ * Deterministic at any thread count: keys are split at multiples that depend on the job alone, and partial
+ * states are merged in order. */
+pith_status pith_attend_jobs(pith_context *context, const pith_attend_job *jobs, size_t count);
+
+/* One job without a mask: `query_count` queries (C-ordered f32, already times the softmax scale) over the
+ * rows; out: (query_count, dv). */
 pith_status pith_attend_rows(pith_context *context, const pith_rows *rows, const float *queries, size_t query_count,
                              float *out);
 

@@ -13,11 +13,11 @@ enum { PITH_MAX_GROUP = 8 }; /* queries that one pass over the keys answers */
  * another: the largest logit so far, sum of exp(logit - largest), and that sum weighted by values.
  * Starts as {-inf, 0, 0...}; states of disjoint keys merge (pith_attention_state_merge). */
 typedef struct pith_attend_block {
-  size_t group;         /* queries, 1..PITH_MAX_GROUP */
-  size_t d, dv, rows;   /* rows: keys in this block */
-  const float *queries; /* (group, d), already times the softmax scale */
-  const void *keys;     /* rows of d elements of the kernel's storage type */
-  const void *values;   /* rows of dv elements */
+  size_t group;                       /* queries, 1..PITH_MAX_GROUP */
+  size_t d, dv, rows;                 /* rows: keys in this block */
+  const float *queries;               /* (group, d), already times the softmax scale */
+  const void *keys;                   /* rows of d elements of the kernel's storage type */
+  const void *values;                 /* rows of dv elements */
   ptrdiff_t key_stride, value_stride; /* bytes between rows */
   const float *log_weights;           /* (rows), or NULL */
   const size_t *begin, *end;          /* per query, the visible rows begin <= row < end; NULL: all */

@@ -1,0 +1,216 @@
+/* rows.c - attention over stored rows: how the work is cut, and how the pieces are put together.
+ *
+ * A job is cut into blocks of queries, and where these are few, its keys into parts as well. Each (block,
+ * part) is one task; the parts of a block are merged in order afterwards. Inside a task, keys are taken a
+ * stretch at a time for all queries of the block, so that the stretch stays in the cache. */
+#include <math.h>
+#include <string.h>
+
+#include "attention/attention.h"
+
+enum {
+  BLOCK = 64,     /* queries of one task */
+  STRETCH = 512,  /* keys that all queries of a block see before the next */
+  PART = 2048,    /* least keys of one part */
+  MOST_TASKS = 64 /* beyond that many blocks, keys are not split */
+};
+
+/* State of one task: largest[BLOCK], sum[BLOCK], queries (BLOCK, d), output (BLOCK, dv). */
+typedef struct task_state {
+  float *largest, *sum, *query, *output;
+} task_state;
+
+typedef struct job_cut {
+  size_t blocks, parts, part_rows;
+} job_cut;
+
+typedef struct job_plan {
+  const pith_attend_job *jobs;
+  size_t count;
+  const size_t *first_task;  /* (count + 1) */
+  const size_t *first_state; /* (count): state of a job's first task, when it keeps them */
+  float *states;             /* one for each thread, then the kept ones */
+  size_t state_size;         /* floats */
+  size_t d, dv;              /* the largest of all jobs */
+} job_plan;
+
+static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
+
+static size_t job_queries(const pith_attend_job *job) { return job->heads * job->queries; }
+
+static job_cut cut_job(const pith_attend_job *job) {
+  job_cut cut = {.blocks = divide_up(job_queries(job), BLOCK), .parts = 1, .part_rows = job->rows.count};
+  if (cut.blocks == 0 || cut.blocks >= MOST_TASKS) return cut;
+  size_t most = MOST_TASKS / cut.blocks;
+  cut.part_rows = pith_max_size(PART, divide_up(divide_up(job->rows.count, most), STRETCH) * STRETCH);
+  cut.parts = pith_max_size(1, divide_up(job->rows.count, cut.part_rows));
+  return cut;
+}
+
+static task_state state_at(const job_plan *plan, size_t index) {
+  float *at = plan->states + index * plan->state_size;
+  return (task_state){at, at + BLOCK, at + 2 * BLOCK, at + 2 * BLOCK + BLOCK * plan->d};
+}
+
+/* Queries are numbered row by row, all heads of a row together, so that neighbours see about the same keys. */
+static size_t query_place(const pith_attend_job *job, size_t index) {
+  return index % job->heads * job->queries + index / job->heads;
+}
+
+static void visible(const pith_attend_job *job, size_t index, size_t *begin, size_t *end) {
+  const pith_mask *mask = &job->mask;
+  ptrdiff_t position = mask->first + (ptrdiff_t)(index / job->heads), count = (ptrdiff_t)job->rows.count;
+  ptrdiff_t low = 0, high = count;
+  if (mask->causal && position + 1 < high) high = position + 1;
+  if (mask->window > 0 && mask->window < (size_t)PTRDIFF_MAX / 4) {
+    ptrdiff_t window = (ptrdiff_t)mask->window;
+    if (position - window + 1 > low) low = position - window + 1;
+    if (position + window < high) high = position + window;
+  }
+  *begin = (size_t)low;
+  *end = high > low ? (size_t)high : (size_t)low;
+}
+
+static void kernel_run(pith_dtype dtype, const pith_attend_block *block) {
+  const pith_kernels *kernels = pith_kernels_active();
+  if (dtype == PITH_F16)
+    kernels->attend_f16(block);
+  else if (dtype == PITH_BF16)
+    kernels->attend_bf16(block);
+  else
+    kernels->attend_f32(block);
+}
+
+/* Queries first .. first+count-1 of a job over its rows from .. to-1. */
+static void attend_block(const pith_attend_job *job, size_t first, size_t count, size_t from, size_t to,
+                         task_state state) {
+  const pith_rows *rows = &job->rows;
+  size_t begin[BLOCK], end[BLOCK];
+  for (size_t i = 0; i < count; i++) {
+    memcpy(state.query + i * rows->d, job->query + query_place(job, first + i) * rows->d, rows->d * sizeof(float));
+    visible(job, first + i, &begin[i], &end[i]);
+    state.largest[i] = -INFINITY;
+    state.sum[i] = 0;
+  }
+  memset(state.output, 0, count * rows->dv * sizeof(float));
+  for (; from < to; from += STRETCH) {
+    size_t stretch = pith_min_size(STRETCH, to - from);
+    for (size_t i = 0; i < count; i += PITH_MAX_GROUP) {
+      size_t group = pith_min_size(PITH_MAX_GROUP, count - i), low[PITH_MAX_GROUP], high[PITH_MAX_GROUP];
+      for (size_t q = 0; q < group; q++) {
+        low[q] = pith_max_size(begin[i + q], from) - from;
+        high[q] = pith_max_size(pith_min_size(end[i + q], from + stretch), from) - from;
+      }
+      kernel_run(rows->dtype, &(pith_attend_block){
+                                  .group = group,
+                                  .d = rows->d,
+                                  .dv = rows->dv,
+                                  .rows = stretch,
+                                  .queries = state.query + i * rows->d,
+                                  .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
+                                  .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
+                                  .key_stride = rows->key_stride,
+                                  .value_stride = rows->value_stride,
+                                  .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
+                                  .begin = low,
+                                  .end = high,
+                                  .largest = state.largest + i,
+                                  .sum = state.sum + i,
+                                  .output = state.output + i * rows->dv,
+                              });
+    }
+  }
+}
+
+static void write_answers(const pith_attend_job *job, size_t first, size_t count, task_state state) {
+  size_t dv = job->rows.dv;
+  for (size_t i = 0; i < count; i++) {
+    float *out = job->out + query_place(job, first + i) * dv;
+    for (size_t j = 0; j < dv; j++) out[j] = state.sum[i] > 0 ? state.output[i * dv + j] / state.sum[i] : 0;
+  }
+}
+
+static void run_task(void *argument, size_t index, int thread) {
+  const job_plan *plan = argument;
+  size_t low = 0, high = plan->count; /* first_task[low] <= index < first_task[high] */
+  while (high - low > 1) {
+    size_t middle = low + (high - low) / 2;
+    if (plan->first_task[middle] <= index)
+      low = middle;
+    else
+      high = middle;
+  }
+  const pith_attend_job *job = &plan->jobs[low];
+  job_cut cut = cut_job(job);
+  size_t task = index - plan->first_task[low], first = task / cut.parts * BLOCK;
+  size_t count = pith_min_size(BLOCK, job_queries(job) - first), from = task % cut.parts * cut.part_rows;
+  task_state state = state_at(plan, cut.parts > 1 ? plan->first_state[low] + task : (size_t)thread);
+  attend_block(job, first, count, from, pith_min_size(from + cut.part_rows, job->rows.count), state);
+  if (cut.parts == 1) write_answers(job, first, count, state);
+}
+
+static void merge_parts(const job_plan *plan, size_t number) {
+  const pith_attend_job *job = &plan->jobs[number];
+  job_cut cut = cut_job(job);
+  size_t dv = job->rows.dv;
+  for (size_t block = 0; block < cut.blocks; block++) {
+    size_t first = block * BLOCK, count = pith_min_size(BLOCK, job_queries(job) - first);
+    task_state whole = state_at(plan, plan->first_state[number] + block * cut.parts);
+    for (size_t part = 1; part < cut.parts; part++) {
+      task_state more = state_at(plan, plan->first_state[number] + block * cut.parts + part);
+      for (size_t i = 0; i < count; i++)
+        pith_attention_state_merge(&whole.largest[i], &whole.sum[i], whole.output + i * dv, more.largest[i],
+                                   more.sum[i], more.output + i * dv, dv);
+    }
+    write_answers(job, first, count, whole);
+  }
+}
+
+pith_status pith_attend_jobs(pith_context *context, const pith_attend_job *jobs, size_t count) {
+  job_plan plan = {.jobs = jobs, .count = count};
+  size_t states = (size_t)pith_threads(context), tasks = 0;
+  for (size_t i = 0; i < count; i++) {
+    job_cut cut = cut_job(&jobs[i]);
+    if (cut.parts > 1) states += cut.blocks * cut.parts;
+    plan.d = pith_max_size(plan.d, jobs[i].rows.d);
+    plan.dv = pith_max_size(plan.dv, jobs[i].rows.dv);
+  }
+  plan.state_size = BLOCK * (2 + plan.d + plan.dv);
+  size_t numbers = divide_up((2 * count + 1) * sizeof(size_t), 64) * 64;
+  char *scratch = pith_scratch(context, 3, numbers + states * plan.state_size * sizeof(float));
+  if (!scratch) return PITH_E_MEMORY;
+  size_t *first_task = (size_t *)(void *)scratch, *first_state = first_task + count + 1;
+  plan.first_task = first_task;
+  plan.first_state = first_state;
+  plan.states = (float *)(void *)(scratch + numbers);
+
+  states = (size_t)pith_threads(context);
+  for (size_t i = 0; i < count; i++) {
+    job_cut cut = cut_job(&jobs[i]);
+    first_task[i] = tasks;
+    first_state[i] = states;
+    tasks += cut.blocks * cut.parts;
+    if (cut.parts > 1) states += cut.blocks * cut.parts;
+  }
+  first_task[count] = tasks;
+  pith_parallel_for(context, tasks, run_task, &plan);
+  for (size_t i = 0; i < count; i++)
+    if (cut_job(&jobs[i]).parts > 1) merge_parts(&plan, i);
+  return PITH_OK;
+}
+
+pith_status pith_attend_rows(pith_context *context, const pith_rows *rows, const float *queries, size_t query_count,
+                             float *out) {
+  pith_attend_job job = {.rows = *rows, .heads = 1, .queries = query_count, .query = queries, .out = out};
+  return pith_attend_jobs(context, &job, 1);
+}
+
+void pith_attention_state_merge(float *largest_a, float *sum_a, float *output_a, float largest_b, float sum_b,
+                                const float *output_b, size_t dv) {
+  if (largest_b == -INFINITY) return;
+  float largest = fmaxf(*largest_a, largest_b), factor_a = expf(*largest_a - largest),
+        factor_b = expf(largest_b - largest);
+  *largest_a = largest;
+  *sum_a = *sum_a * factor_a + sum_b * factor_b;
+  for (size_t i = 0; i < dv; i++) output_a[i] = output_a[i] * factor_a + output_b[i] * factor_b;
+}

@@ -1,0 +1,93 @@
+/* avx512.c - the table for AVX-512 (F, BW, VL, DQ): sixteen lanes. */
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+#define LANES 16
+#define COLUMN_REGISTERS 16 /* accumulators of the pass over values */
+typedef __m512 vector;
+
+static inline __mmask16 lanes_below(size_t count) { return (__mmask16)((1u << count) - 1u); }
+
+static inline vector v_zero(void) { return _mm512_setzero_ps(); }
+static inline vector v_set(float a) { return _mm512_set1_ps(a); }
+static inline vector v_load(const float *from) { return _mm512_loadu_ps(from); }
+static inline vector v_load_part(const float *from, size_t count) {
+  return _mm512_maskz_loadu_ps(lanes_below(count), from);
+}
+static inline void v_store(float *to, vector a) { _mm512_storeu_ps(to, a); }
+static inline void v_store_part(float *to, vector a, size_t count) { _mm512_mask_storeu_ps(to, lanes_below(count), a); }
+
+static inline vector v_load_f16(const uint16_t *from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
+}
+static inline vector v_load_part_f16(const uint16_t *from, size_t count) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_below(count), from));
+}
+static inline vector widen_bf16(__m256i half) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+static inline vector v_load_bf16(const uint16_t *from) {
+  return widen_bf16(_mm256_loadu_si256((const __m256i *)(const void *)from));
+}
+static inline vector v_load_part_bf16(const uint16_t *from, size_t count) {
+  return widen_bf16(_mm256_maskz_loadu_epi16(lanes_below(count), from));
+}
+static inline void v_store_f16(uint16_t *to, vector a) {
+  _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline void v_store_bf16(uint16_t *to, vector a) {
+  __m512i bits = _mm512_castps_si512(a), high = _mm512_srli_epi32(bits, 16);
+  __m512i even = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, even), 16);
+  __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  rounded = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)); /* stays not a number */
+  _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(rounded));
+}
+
+static inline vector v_add(vector a, vector b) { return _mm512_add_ps(a, b); }
+static inline vector v_sub(vector a, vector b) { return _mm512_sub_ps(a, b); }
+static inline vector v_mul(vector a, vector b) { return _mm512_mul_ps(a, b); }
+static inline vector v_fma(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vector v_fnma(vector a, vector b, vector c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
+/* Not a number in b stays. */
+static inline vector v_min(vector a, vector b) { return _mm512_min_ps(a, b); }
+static inline vector v_max(vector a, vector b) { return _mm512_max_ps(a, b); }
+static inline vector v_round(vector a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vector v_scale(vector a, vector exponent) { return _mm512_scalef_ps(a, exponent); }
+/* a, but 0 where x < bound. */
+static inline vector v_zero_below(vector a, vector x, float bound) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_NLT_UQ), a);
+}
+static inline float v_sum(vector a) { return _mm512_reduce_add_ps(a); }
+static inline float v_largest(vector a) { return _mm512_reduce_max_ps(a); }
+
+/* Lane i receives from[i >> shift]; 16 >> shift elements are read, `count` of them at most. */
+static inline vector v_load_repeated(const float *from, size_t count, int shift) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_permutexvar_ps(_mm512_srl_epi32(lane, _mm_cvtsi32_si128(shift)), v_load_part(from, count));
+}
+
+/* [a b c d] with each lane quadruple holding the four partial sums of its quarter. */
+static inline vector sum_quarters(const vector a[4]) {
+  vector ab = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+  vector cd = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+  __m512d x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+}
+
+static inline vector sum_halves(vector a, vector b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+/* Lane i of the result is the sum over the lanes of a[i]. */
+static inline vector v_sum_each(const vector a[LANES]) {
+  return sum_halves(sum_halves(sum_quarters(a), sum_quarters(a + 4)),
+                    sum_halves(sum_quarters(a + 8), sum_quarters(a + 12)));
+}
+
+#define TABLE pith_kernels_avx512
+#define TABLE_NAME "avx512"
+#include "kernels/vector.h"

@@ -1,0 +1,169 @@
+/* scalar.c - the table in plain C, for every processor. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/exponential.h"
+#include "kernels/kernels.h"
+
+/* Sums that run side by side, so that short chains keep the rounding small. */
+enum { SUMS = 8, TILE = 64 };
+
+static float sum_of(const float sum[SUMS]) {
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+static float dot(const float *a, const float *b, size_t n) {
+  float sum[SUMS] = {0};
+  size_t i = 0;
+  for (; i + SUMS <= n; i += SUMS)
+    for (size_t j = 0; j < SUMS; j++) sum[j] += a[i + j] * b[i + j];
+  for (size_t j = 0; i < n; i++, j++) sum[j] += a[i] * b[i];
+  return sum_of(sum);
+}
+
+static void axpy(float a, const float *x, float *y, size_t n) {
+  for (size_t i = 0; i < n; i++) y[i] += a * x[i];
+}
+
+static float power_of_two(int exponent) {
+  uint32_t bits = (uint32_t)(exponent + 127) << 23;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static float exponential(float x) {
+  const float rounder = 0x1.8p23f; /* adding and taking it away rounds to a whole number */
+  if (x < EXP_LOWEST) return 0;
+  if (x > EXP_CEILING) return INFINITY;
+  if (isnan(x)) return x;
+  float k = (x * EXP_LOG2E + rounder) - rounder;
+  float r = (x - k * EXP_LN2_HIGH) - k * EXP_LN2_LOW;
+  float p = (((EXP_C6 * r + EXP_C5) * r + EXP_C4) * r + EXP_C3) * r + EXP_C2;
+  int half = (int)k / 2; /* in two steps, since 2^128 is no f32 */
+  return (1 + (p * (r * r) + r)) * power_of_two(half) * power_of_two((int)k - half);
+}
+
+static float exp_sum(float *x, size_t n, float shift) {
+  float sum[SUMS] = {0};
+  for (size_t i = 0; i < n; i++) {
+    x[i] = exponential(x[i] + shift);
+    sum[i % SUMS] += x[i];
+  }
+  return sum_of(sum);
+}
+
+static float largest(const float *x, size_t n) {
+  float result = -INFINITY;
+  for (size_t i = 0; i < n; i++) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+static void f16_to_f32(const uint16_t *in, float *out, size_t n) {
+  for (size_t i = 0; i < n; i++) out[i] = pith_f16_to_f32(in[i]);
+}
+
+static void bf16_to_f32(const uint16_t *in, float *out, size_t n) {
+  for (size_t i = 0; i < n; i++) out[i] = pith_bf16_to_f32(in[i]);
+}
+
+static void f32_to_f16(const float *in, uint16_t *out, size_t n) {
+  for (size_t i = 0; i < n; i++) out[i] = pith_f32_to_f16(in[i]);
+}
+
+static void f32_to_bf16(const float *in, uint16_t *out, size_t n) {
+  for (size_t i = 0; i < n; i++) out[i] = pith_f32_to_bf16(in[i]);
+}
+
+/* ---- Attention: each row is widened piece by piece, then used for all queries of the group. ---- */
+
+enum { PIECE = 64 }; /* columns at a time; a multiple of SUMS */
+typedef void (*widen_row)(const void *row, size_t column, float *out, size_t count);
+
+static void widen_f32(const void *row, size_t column, float *out, size_t count) {
+  memcpy(out, (const char *)row + column * sizeof *out, count * sizeof *out);
+}
+static void widen_f16(const void *row, size_t column, float *out, size_t count) {
+  uint16_t piece[PIECE]; /* rows may lie at any address */
+  memcpy(piece, (const char *)row + column * sizeof *piece, count * sizeof *piece);
+  f16_to_f32(piece, out, count);
+}
+static void widen_bf16(const void *row, size_t column, float *out, size_t count) {
+  uint16_t piece[PIECE];
+  memcpy(piece, (const char *)row + column * sizeof *piece, count * sizeof *piece);
+  bf16_to_f32(piece, out, count);
+}
+
+static bool sees(const pith_attend_block *block, size_t q, size_t row) {
+  return (!block->begin || row >= block->begin[q]) && (!block->end || row < block->end[q]);
+}
+
+/* logit[q][row - first] of a tile; -inf where the query does not see the key. */
+static void tile_logits(const pith_attend_block *block, widen_row widen, size_t first, size_t rows,
+                        float logit[PITH_MAX_GROUP][TILE]) {
+  float piece[PIECE];
+  for (size_t row = 0; row < rows; row++) {
+    const char *key = (const char *)block->keys + (ptrdiff_t)(first + row) * block->key_stride;
+    for (size_t q = 0; q < block->group; q++) logit[q][row] = 0;
+    for (size_t column = 0; column < block->d; column += PIECE) {
+      size_t count = pith_min_size(PIECE, block->d - column);
+      widen(key, column, piece, count);
+      for (size_t q = 0; q < block->group; q++)
+        logit[q][row] += dot(block->queries + q * block->d + column, piece, count);
+    }
+    for (size_t q = 0; q < block->group; q++) {
+      float value = logit[q][row] + (block->log_weights ? block->log_weights[first + row] : 0);
+      /* A product that overflows counts as the largest number there is, so that differences stay defined. */
+      value = value > -FLT_MAX ? value : -FLT_MAX;
+      logit[q][row] = sees(block, q, first + row) ? (value < FLT_MAX ? value : FLT_MAX) : -INFINITY;
+    }
+  }
+}
+
+/* Adds the weighted values of a tile to the outputs, which have been scaled down to the new maxima. */
+static void tile_values(const pith_attend_block *block, widen_row widen, size_t first, size_t rows,
+                        float weight[PITH_MAX_GROUP][TILE]) {
+  float piece[PIECE], sum[PITH_MAX_GROUP][PIECE];
+  for (size_t column = 0; column < block->dv; column += PIECE) {
+    size_t count = pith_min_size(PIECE, block->dv - column);
+    memset(sum, 0, sizeof sum);
+    for (size_t row = 0; row < rows; row++) {
+      widen((const char *)block->values + (ptrdiff_t)(first + row) * block->value_stride, column, piece, count);
+      for (size_t q = 0; q < block->group; q++) axpy(weight[q][row], piece, sum[q], count);
+    }
+    for (size_t q = 0; q < block->group; q++) axpy(1, sum[q], block->output + q * block->dv + column, count);
+  }
+}
+
+static void attend(const pith_attend_block *block, widen_row widen) {
+  float logit[PITH_MAX_GROUP][TILE];
+  size_t first = block->rows, last = 0;
+  for (size_t q = 0; q < block->group; q++) {
+    size_t begin = block->begin ? block->begin[q] : 0, end = block->end ? block->end[q] : block->rows;
+    if (begin >= pith_min_size(end, block->rows)) continue;
+    first = pith_min_size(first, begin);
+    last = pith_max_size(last, pith_min_size(end, block->rows));
+  }
+  for (; first < last; first += TILE) {
+    size_t rows = pith_min_size(TILE, last - first);
+    tile_logits(block, widen, first, rows, logit);
+    for (size_t q = 0; q < block->group; q++) {
+      float before = block->largest[q], now = largest(logit[q], rows);
+      now = now > before ? now : before;
+      float shift = now == -INFINITY ? 0 : now; /* nothing seen so far: all weights are 0 */
+      float factor = exponential(before - shift), *output = block->output + q * block->dv;
+      for (size_t column = 0; column < block->dv; column++) output[column] *= factor;
+      block->sum[q] = block->sum[q] * factor + exp_sum(logit[q], rows, -shift);
+      block->largest[q] = now;
+    }
+    tile_values(block, widen, first, rows, logit);
+  }
+}
+
+static void attend_f32(const pith_attend_block *block) { attend(block, widen_f32); }
+static void attend_f16(const pith_attend_block *block) { attend(block, widen_f16); }
+static void attend_bf16(const pith_attend_block *block) { attend(block, widen_bf16); }
+
+const pith_kernels pith_kernels_scalar = {"scalar",    dot,        axpy,        exp_sum,    largest,    f16_to_f32,
+                                          bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32, attend_f16, attend_bf16};

@@ -1,0 +1,298 @@
+/* vector.h - the body of a vector table, written once over the primitives (v_...) that the including file
+ * defines for its instruction set, along with LANES, COLUMN_REGISTERS, TABLE and TABLE_NAME. */
+#include <float.h>
+#include <math.h>
+
+#include "kernels/exponential.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* ---- Plain vectors ---- */
+
+static float dot(const float *a, const float *b, size_t n) {
+  vector sum[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+  size_t i = 0;
+  for (; i + 4 * LANES <= n; i += 4 * LANES)
+    UNROLL for (int j = 0; j < 4; j++) sum[j] = v_fma(v_load(a + i + j * LANES), v_load(b + i + j * LANES), sum[j]);
+  for (; i + LANES <= n; i += LANES) sum[0] = v_fma(v_load(a + i), v_load(b + i), sum[0]);
+  if (i < n) sum[1] = v_fma(v_load_part(a + i, n - i), v_load_part(b + i, n - i), sum[1]);
+  return v_sum(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3])));
+}
+
+static void axpy(float a, const float *x, float *y, size_t n) {
+  vector factor = v_set(a);
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) v_store(y + i, v_fma(factor, v_load(x + i), v_load(y + i)));
+  if (i < n) v_store_part(y + i, v_fma(factor, v_load_part(x + i, n - i), v_load_part(y + i, n - i)), n - i);
+}
+
+ALWAYS_INLINE vector v_exp(vector x) {
+  vector bounded = v_max(v_set(EXP_LOWEST), v_min(v_set(EXP_CEILING), x));
+  vector k = v_round(v_mul(bounded, v_set(EXP_LOG2E)));
+  vector r = v_fnma(k, v_set(EXP_LN2_LOW), v_fnma(k, v_set(EXP_LN2_HIGH), bounded));
+  vector p = v_fma(v_set(EXP_C6), r, v_set(EXP_C5));
+  p = v_fma(p, r, v_set(EXP_C4));
+  p = v_fma(p, r, v_set(EXP_C3));
+  p = v_fma(p, r, v_set(EXP_C2));
+  p = v_add(v_set(1), v_fma(p, v_mul(r, r), r));
+  return v_zero_below(v_scale(p, k), x, EXP_LOWEST);
+}
+
+static float exp_sum(float *x, size_t n, float shift) {
+  vector sum = v_zero(), added = v_set(shift);
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    vector e = v_exp(v_add(v_load(x + i), added));
+    v_store(x + i, e);
+    sum = v_add(sum, e);
+  }
+  float total = v_sum(sum);
+  if (i < n) {
+    v_store_part(x + i, v_exp(v_add(v_load_part(x + i, n - i), added)), n - i);
+    for (; i < n; i++) total += x[i];
+  }
+  return total;
+}
+
+static float largest(const float *x, size_t n) {
+  vector top = v_set(-INFINITY);
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) top = v_max(top, v_load(x + i));
+  float result = v_largest(top);
+  for (; i < n; i++) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+/* ---- Storage types ---- */
+
+enum storage { F32, F16, BF16 };
+
+ALWAYS_INLINE size_t element_size(enum storage storage) { return storage == F32 ? 4 : 2; }
+
+/* LANES elements of a row from column `column` on. */
+ALWAYS_INLINE vector load_row(enum storage storage, const char *row, size_t column) {
+  const char *at = row + column * element_size(storage);
+  if (storage == F32) return v_load((const float *)(const void *)at);
+  if (storage == F16) return v_load_f16((const uint16_t *)(const void *)at);
+  return v_load_bf16((const uint16_t *)(const void *)at);
+}
+
+/* The `count` < LANES last elements, zeros behind them. */
+ALWAYS_INLINE vector load_row_end(enum storage storage, const char *row, size_t column, size_t count) {
+  const char *at = row + column * element_size(storage);
+  if (storage == F32) return v_load_part((const float *)(const void *)at, count);
+  if (storage == F16) return v_load_part_f16((const uint16_t *)(const void *)at, count);
+  return v_load_part_bf16((const uint16_t *)(const void *)at, count);
+}
+
+static void f16_to_f32(const uint16_t *in, float *out, size_t n) {
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) v_store(out + i, v_load_f16(in + i));
+  for (; i < n; i++) out[i] = pith_f16_to_f32(in[i]);
+}
+
+static void bf16_to_f32(const uint16_t *in, float *out, size_t n) {
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) v_store(out + i, v_load_bf16(in + i));
+  for (; i < n; i++) out[i] = pith_bf16_to_f32(in[i]);
+}
+
+static void f32_to_f16(const float *in, uint16_t *out, size_t n) {
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) v_store_f16(out + i, v_load(in + i));
+  for (; i < n; i++) out[i] = pith_f32_to_f16(in[i]);
+}
+
+static void f32_to_bf16(const float *in, uint16_t *out, size_t n) {
+  size_t i = 0;
+  for (; i + LANES <= n; i += LANES) v_store_bf16(out + i, v_load(in + i));
+  for (; i < n; i++) out[i] = pith_f32_to_bf16(in[i]);
+}
+
+/* ---- Attention ----
+ *
+ * A group of queries is padded to a width of 1, 2, 4 or 8, and keys are taken LANES / width at a time: LANES
+ * dot products grow in as many registers and are summed together. The logits of a tile of keys lie key by
+ * key, the queries side by side (logit[key * width + query]), so that masks, maxima and exponentials work on
+ * whole vectors whatever the width. `storage` and `width` are constants wherever these are expanded. */
+
+enum { TILE = 64 }; /* keys; a multiple of LANES */
+
+/* Logits of `rows` keys; those that fill up the last vector repeat the last key. */
+ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *const *query, size_t d, const char *keys,
+                               ptrdiff_t stride, size_t rows, const float *log_weights, float *logit) {
+  const int step = LANES / width;
+  const int shift = width == 8 ? 3 : width == 4 ? 2 : width == 2 ? 1 : 0;
+  for (size_t row = 0; row < rows; row += (size_t)step) {
+    const char *key[LANES];
+    UNROLL for (int k = 0; k < step; k++) key[k] = keys + (ptrdiff_t)pith_min_size(row + (size_t)k, rows - 1) * stride;
+    vector sum[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) sum[i] = v_zero();
+    size_t column = 0;
+    for (; column + LANES <= d; column += LANES) {
+      vector part[LANES];
+      UNROLL for (int k = 0; k < step; k++) part[k] = load_row(storage, key[k], column);
+      UNROLL for (int q = 0; q < width; q++) {
+        vector asked = v_load(query[q] + column);
+        UNROLL for (int k = 0; k < step; k++) sum[k * width + q] = v_fma(part[k], asked, sum[k * width + q]);
+      }
+    }
+    if (column < d) {
+      vector part[LANES];
+      UNROLL for (int k = 0; k < step; k++) part[k] = load_row_end(storage, key[k], column, d - column);
+      UNROLL for (int q = 0; q < width; q++) {
+        vector asked = v_load_part(query[q] + column, d - column);
+        UNROLL for (int k = 0; k < step; k++) sum[k * width + q] = v_fma(part[k], asked, sum[k * width + q]);
+      }
+    }
+    vector all = v_sum_each(sum);
+    if (log_weights)
+      all = v_add(all, v_load_repeated(log_weights + row, pith_min_size((size_t)step, rows - row), shift));
+    /* A product that overflows counts as the largest number there is, so that differences stay defined. */
+    v_store(logit + row * (size_t)width, v_min(v_max(all, v_set(-FLT_MAX)), v_set(FLT_MAX)));
+  }
+}
+
+/* output[q] = output[q] * factor[q] + sum over rows of weight * value, over `registers` vectors of columns;
+ * `end` > 0: one vector, of that many columns. */
+ALWAYS_INLINE void tile_columns(enum storage storage, int width, int registers, size_t end, const char *values,
+                                ptrdiff_t stride, size_t rows, const float *weight, const float *factor, size_t group,
+                                float *output, size_t dv, size_t column) {
+  vector sum[COLUMN_REGISTERS];
+  UNROLL for (int i = 0; i < width * registers; i++) sum[i] = v_zero();
+  for (size_t row = 0; row < rows; row++, values += stride, weight += width) {
+    vector value[COLUMN_REGISTERS];
+    UNROLL for (int r = 0; r < registers; r++) value[r] =
+        end ? load_row_end(storage, values, column, end) : load_row(storage, values, column + (size_t)r * LANES);
+    UNROLL for (int q = 0; q < width; q++) {
+      vector w = v_set(weight[q]);
+      UNROLL for (int r = 0; r < registers; r++) sum[q * registers + r] = v_fma(w, value[r], sum[q * registers + r]);
+    }
+  }
+  UNROLL for (int q = 0; q < width; q++) {
+    if ((size_t)q >= group) break;
+    vector old = v_set(factor[q]);
+    float *to = output + (size_t)q * dv + column;
+    UNROLL for (int r = 0; r < registers; r++) {
+      if (end)
+        v_store_part(to, v_fma(v_load_part(to, end), old, sum[q]), end);
+      else
+        v_store(to + r * LANES, v_fma(v_load(to + r * LANES), old, sum[q * registers + r]));
+    }
+  }
+}
+
+/* Minus infinity where a query does not see a key, and behind the last key of the tile. */
+static inline void tile_hide(const size_t *begin, const size_t *end, size_t group, size_t width, size_t first,
+                             size_t rows, float *logit) {
+  for (size_t q = 0; q < group; q++) {
+    if (begin[q] <= first && end[q] >= first + rows) continue;
+    for (size_t row = 0; row < rows; row++)
+      if (first + row < begin[q] || first + row >= end[q]) logit[row * width + q] = -INFINITY;
+  }
+  for (size_t i = rows * width; i % LANES; i++) logit[i] = -INFINITY;
+}
+
+/* Turns the logits of a tile into weights against the new maxima, and moves maxima and sums. Padding
+ * queries carry the state {-inf, 0}. */
+ALWAYS_INLINE void tile_weights(int width, size_t rows, float *logit, float *top, float *sum, float *factor) {
+  float lane[LANES];
+  size_t count = rows * (size_t)width;
+  vector high = v_set(-INFINITY);
+  for (size_t i = 0; i < count; i += LANES) high = v_max(high, v_load(logit + i));
+  v_store(lane, high);
+  float shift[PITH_MAX_GROUP];
+  for (int q = 0; q < width; q++) {
+    float now = top[q];
+    for (int i = q; i < LANES; i += width) now = lane[i] > now ? lane[i] : now;
+    shift[q] = now == -INFINITY ? 0 : now; /* nothing seen so far: all weights are 0 */
+    factor[q] = top[q] - shift[q];
+    top[q] = now;
+  }
+  for (int i = 0; i < LANES; i++) lane[i] = i < width ? factor[i] : 0;
+  v_store(lane, v_exp(v_load(lane)));
+  for (int q = 0; q < width; q++) factor[q] = lane[q];
+
+  for (int i = 0; i < LANES; i++) lane[i] = shift[i % width];
+  vector less = v_load(lane), total = v_zero();
+  for (size_t i = 0; i < count; i += LANES) {
+    vector weight = v_exp(v_sub(v_load(logit + i), less));
+    v_store(logit + i, weight);
+    total = v_add(total, weight);
+  }
+  v_store(lane, total);
+  for (int q = 0; q < width; q++) {
+    float added = 0;
+    for (int i = q; i < LANES; i += width) added += lane[i];
+    sum[q] = sum[q] * factor[q] + added;
+  }
+}
+
+ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, int width) {
+  const size_t group = block->group, dv = block->dv;
+  const float *query[PITH_MAX_GROUP];
+  size_t begin[PITH_MAX_GROUP], end[PITH_MAX_GROUP], first = block->rows, last = 0;
+  float top[PITH_MAX_GROUP], sum[PITH_MAX_GROUP], factor[PITH_MAX_GROUP], logit[TILE * PITH_MAX_GROUP];
+  for (size_t q = 0; q < PITH_MAX_GROUP; q++) {
+    bool real = q < group;
+    query[q] = block->queries + (real ? q : 0) * block->d;
+    begin[q] = block->begin && real ? block->begin[q] : 0;
+    end[q] = block->end && real ? pith_min_size(block->end[q], block->rows) : block->rows;
+    top[q] = real ? block->largest[q] : -INFINITY;
+    sum[q] = real ? block->sum[q] : 0;
+    if (!real || begin[q] >= end[q]) continue;
+    first = pith_min_size(first, begin[q]);
+    last = pith_max_size(last, end[q]);
+  }
+
+  enum { WIDE = 4 };
+  const int registers = COLUMN_REGISTERS / width < WIDE ? COLUMN_REGISTERS / width : WIDE;
+  for (; first < last; first += TILE) {
+    const size_t rows = pith_min_size(TILE, last - first);
+    const char *keys = (const char *)block->keys + (ptrdiff_t)first * block->key_stride;
+    const char *values = (const char *)block->values + (ptrdiff_t)first * block->value_stride;
+    tile_logits(storage, width, query, block->d, keys, block->key_stride, rows,
+                block->log_weights ? block->log_weights + first : NULL, logit);
+    tile_hide(begin, end, group, (size_t)width, first, rows, logit);
+    tile_weights(width, rows, logit, top, sum, factor);
+    size_t column = 0;
+    for (; column + (size_t)registers * LANES <= dv; column += (size_t)registers * LANES)
+      tile_columns(storage, width, registers, 0, values, block->value_stride, rows, logit, factor, group, block->output,
+                   dv, column);
+    for (; column + LANES <= dv; column += LANES)
+      tile_columns(storage, width, 1, 0, values, block->value_stride, rows, logit, factor, group, block->output, dv,
+                   column);
+    if (column < dv)
+      tile_columns(storage, width, 1, dv - column, values, block->value_stride, rows, logit, factor, group,
+                   block->output, dv, column);
+  }
+  for (size_t q = 0; q < group; q++) {
+    block->largest[q] = top[q];
+    block->sum[q] = sum[q];
+  }
+}
+
+/* One expansion for each storage type and width. */
+#define ATTEND(name, storage)                                                         \
+  static void name##_1(const pith_attend_block *block) { attend(block, storage, 1); } \
+  static void name##_2(const pith_attend_block *block) { attend(block, storage, 2); } \
+  static void name##_4(const pith_attend_block *block) { attend(block, storage, 4); } \
+  static void name##_8(const pith_attend_block *block) { attend(block, storage, 8); } \
+  static void name(const pith_attend_block *block) {                                  \
+    if (block->group > 4)                                                             \
+      name##_8(block);                                                                \
+    else if (block->group > 2)                                                        \
+      name##_4(block);                                                                \
+    else if (block->group == 2)                                                       \
+      name##_2(block);                                                                \
+    else                                                                              \
+      name##_1(block);                                                                \
+  }
+
+ATTEND(attend_f32, F32)
+ATTEND(attend_f16, F16)
+ATTEND(attend_bf16, BF16)
+
+const pith_kernels TABLE = {TABLE_NAME,  dot,        axpy,        exp_sum,    largest,    f16_to_f32,
+                            bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32, attend_f16, attend_bf16};
