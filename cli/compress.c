@@ -64,7 +64,9 @@ static int check_usage(const cli_command *command, const compress_arguments *arg
                 (arguments->plan != 0);
   if (!arguments->keys) return usage_error(command, "--keys K.npy is missing");
   if (!arguments->values) return usage_error(command, "--values V.npy is missing");
-  if (budgets == 0) return usage_error(command, "no budget; give --points, --ratio, --bytes, --eps or --plan");
+  bool exact = options->engine && !strcmp(options->engine, "exact"); /* keeps all rows, needs no budget */
+  if (budgets == 0 && !exact)
+    return usage_error(command, "no budget; give --points, --ratio, --bytes, --eps or --plan");
   if (budgets > 1)
     return usage_error(command, "more than one budget; give one of --points, --ratio, --bytes, --eps and --plan");
   if (!arguments->output && !arguments->plan) return usage_error(command, "-o OUT.safetensors is missing");

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "report.h"
+#include "summary/summary.h"
 
 static size_t exact_rows(const pith_head_view *head) {
   size_t count = 0;
@@ -30,7 +31,7 @@ json_t *json_summary(cli_session *session, const pith_summary *summary) {
   pith_summary_info info = pith_summary_describe(summary);
   json_t *report = json_report(), *heads = json_array();
   json_object_set_new(report, "engine", json_string(info.engine));
-  json_object_set_new(report, "query_model", json_string(query_kind_name(info.query_model)));
+  json_object_set_new(report, "query_model", json_string(pith_query_kind_name(info.query_model)));
   json_object_set_new(report, "seed", json_count(info.seed));
   json_object_set_new(report, "scale", json_number(info.scale));
   json_object_set_new(report, "layers", json_count(info.layers));
@@ -84,7 +85,7 @@ void print_totals(cli_session *session, const pith_summary_info *info) {
   size_t heads = info->layers * info->heads;
   fprintf(session->out, "%zu head%s (%zu layer%s x %zu), engine %s, query model %s, seed %llu%s\n", heads,
           heads == 1 ? "" : "s", info->layers, info->layers == 1 ? "" : "s", info->heads, info->engine,
-          query_kind_name(info->query_model), (unsigned long long)info->seed,
+          pith_query_kind_name(info->query_model), (unsigned long long)info->seed,
           info->folded ? ", weights folded into the keys" : "");
   fprintf(session->out, "%zu points a head at most, %s of %s, ratio %.4f of all keys and values in f16\n", info->points,
           text_bytes(info->bytes).at, text_bytes(info->full_bytes).at, info->ratio);

@@ -7,11 +7,12 @@
 
 #include "command.h"
 
-extern const cli_command command_compress, command_attend, command_inspect, command_merge, command_coreset,
-    command_completion;
+extern const cli_command command_compress, command_attend, command_compare, command_inspect, command_merge,
+    command_coreset, command_completion;
 
 const cli_command *const commands[] = {&command_compress,   &command_attend,
-                                       &command_inspect,    &command_merge,
+                                       &command_compare,    &command_inspect,
+                                       &command_merge,
 #ifdef PITH_WITH_CORESET
                                        &command_coreset,
 #endif

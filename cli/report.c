@@ -81,6 +81,12 @@ cli_text text_error(double error) {
   return out;
 }
 
+cli_text text_share(double share) {
+  cli_text out = {"-"};
+  if (!isnan(share)) snprintf(out.at, sizeof out.at, "%.1f %%", 100 * share);
+  return out;
+}
+
 cli_text text_certificate(const pith_certificate *certificate) {
   cli_text out = {"uncertified"};
   /* A bound that any answer inside the hull of the values meets says nothing: no number then. */
@@ -117,9 +123,4 @@ void json_print(json_t *object, FILE *out) {
   json_dumpf(object, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
   fputc('\n', out);
   json_decref(object);
-}
-
-const char *query_kind_name(pith_query_kind kind) {
-  static const char *const names[] = {"auto", "ball", "gaussian", "samples"};
-  return (size_t)kind < sizeof names / sizeof *names ? names[kind] : "unknown";
 }

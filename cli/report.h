@@ -23,6 +23,8 @@ cli_text text_bytes(size_t bytes);                              /* "1.5 MiB" */
 cli_text text_error(double error);                              /* four digits; "-" when not a number */
 cli_text text_certificate(const pith_certificate *certificate); /* "probe 0.012 (90 %)" or "uncertified" */
 
+cli_text text_share(double share); /* "89.5 %"; "-" when not a number */
+
 /* {"schema": 1} */
 json_t *json_report(void);
 json_t *json_number(double value); /* null when not finite */
@@ -30,8 +32,6 @@ json_t *json_count(size_t value);
 json_t *json_certificate(const pith_certificate *certificate);
 /* Prints the object and lets go of it. */
 void json_print(json_t *object, FILE *out);
-
-const char *query_kind_name(pith_query_kind kind);
 
 /* A summary as a table or as JSON: heads, totals, certificate. */
 json_t *json_summary(cli_session *session, const pith_summary *summary);
