@@ -18,6 +18,7 @@ typedef struct pith_problem {
   const uint8_t *exact;       /* (n); 1: kept as it is by the caller, not a candidate, but seen by queries */
   size_t candidates;          /* rows with exact = 0 */
   const pith_query_model *model;
+  size_t refine;              /* gradient steps of engines that refine their points */
   uint64_t seed;
   uint32_t object; /* number of the head: names its random streams */
 } pith_problem;
@@ -47,6 +48,9 @@ typedef struct pith_engine {
 
 extern const pith_engine pith_engine_exact, pith_engine_nystrom, pith_engine_halving, pith_engine_uniform,
     pith_engine_recent, pith_engine_heavy, pith_engine_accumulated, pith_engine_expected, pith_engine_balance;
+
+/* Not in the list: `balance` with the constants of its theory, to show what they do. */
+extern const pith_engine pith_engine_balance_theory;
 
 const pith_engine *pith_engine_find(const char *name); /* NULL: unknown */
 
