@@ -76,7 +76,6 @@ static pith_status check_promises(pith_context *context, const char *name, const
                      : !sound_certificate(&view->gaussian, PITH_CERTIFICATE_GAUSSIAN) ? "certificate.gaussian"
                      : !sound_certificate(&view->probe, PITH_CERTIFICATE_PROBE)       ? "certificate.probe"
                      : view->probe_error < 0                                          ? "probe_error"
-                     : view->fold_error < 0                                           ? "fold_error"
                                                                                       : NULL;
   if (!what) return PITH_OK;
   return pith_fail(context, PITH_E_FORMAT, "%s: layer %zu, head %zu: %s: of the wrong kind, negative, or not a number",
