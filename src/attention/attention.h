@@ -14,6 +14,21 @@ typedef struct pith_rows {
   const float *log_weight; /* (count), or NULL */
 } pith_rows;
 
+/* Keys and values of all heads, opened for reading: in place where types and strides allow, else as f32
+ * copies. NaN and infinities are refused, naming head, row and column. The arrays must outlive it. */
+typedef struct pith_row_source {
+  pith_array keys, values;
+  float *key_copy, *value_copy;
+} pith_row_source;
+
+pith_status pith_row_source_open(pith_context *context, const pith_array *keys, const pith_array *values,
+                                 pith_row_source *source);
+void pith_row_source_close(pith_context *context, pith_row_source *source);
+pith_rows pith_row_source_head(const pith_row_source *source, size_t index); /* index: layer * heads + head */
+
+/* All heads of queries, C-ordered, times the softmax scale. */
+pith_status pith_queries_to_f32(pith_context *context, const pith_array *queries, double scale, float *out);
+
 /* Which keys a query sees: with `causal` those up to its position, with `window` > 0 those nearer than
  * that. Query row r stands at position `first` + r. All zero: every key. */
 typedef struct pith_mask {
@@ -29,6 +44,10 @@ typedef struct pith_attend_job {
   const float *query;    /* (heads, queries, d), already times the softmax scale */
   pith_mask mask;
   float *out; /* (heads, queries, dv) */
+
+  /* Rows that every query sees beside `rows`, under a mask of their own; count 0: none. */
+  pith_rows later;
+  pith_mask later_mask;
 } pith_attend_job;
 
 /* Answers all jobs. A query that sees no key is answered with zeros. Allocates only scratch (slot 3).

@@ -1,6 +1,5 @@
 /* compute.c - pith_attention_compute: from strided arrays of any float type to jobs. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "attention/attention.h"
@@ -12,101 +11,6 @@ void pith_attention_options_init(pith_attention_options *options) {
 
 static size_t rows_of(const pith_array *array) { return array->shape[array->ndim - 2]; }
 static size_t columns_of(const pith_array *array) { return array->shape[array->ndim - 1]; }
-static size_t heads_in_all(const pith_array *array) { return pith_array_layers(array) * pith_array_heads(array); }
-
-/* "queries" or "queries, layer 0, head 2". */
-static void head_label(char label[96], const char *what, const pith_array *array, size_t layer, size_t head) {
-  if (array->ndim == 4)
-    (void)snprintf(label, 96, "%s, layer %zu, head %zu", what, layer, head);
-  else if (array->ndim == 3)
-    (void)snprintf(label, 96, "%s, head %zu", what, head);
-  else
-    (void)snprintf(label, 96, "%s", what);
-}
-
-/* Head number `index` as C-ordered f32, times `factor`. */
-static pith_status convert_head(pith_context *context, const pith_array *array, const char *what, size_t index,
-                                double factor, float *out) {
-  size_t heads = pith_array_heads(array);
-  char label[96];
-  head_label(label, what, array, index / heads, index % heads);
-  pith_array head = pith_array_head(array, index / heads, index % heads);
-  return pith_array_to_f32(context, &head, label, factor, out);
-}
-
-/* All heads; *out is allocated. */
-static pith_status convert(pith_context *context, const pith_array *array, const char *what, double factor,
-                           float **out) {
-  size_t count = heads_in_all(array), rows = rows_of(array), columns = columns_of(array);
-  *out = pith_allocate(context, count * rows, columns * sizeof **out);
-  if (!*out) return PITH_E_MEMORY;
-  for (size_t i = 0; i < count; i++) PITH_TRY(convert_head(context, array, what, i, factor, *out + i * rows * columns));
-  return PITH_OK;
-}
-
-/* ---- Not a number, infinity: looked for in stored rows, which are read as they are. ---- */
-
-static bool rows_finite(const pith_array *rows) {
-  uint32_t bad = 0;
-  for (size_t row = 0; row < rows->shape[0]; row++) {
-    const char *at = (const char *)rows->data + (ptrdiff_t)row * rows->stride[0];
-    if (rows->dtype == PITH_F32) {
-      for (size_t i = 0; i < rows->shape[1]; i++) {
-        uint32_t bits; /* copied out: files may hold rows at any address */
-        memcpy(&bits, at + i * sizeof bits, sizeof bits);
-        bad |= (bits & 0x7f800000u) == 0x7f800000u;
-      }
-    } else {
-      const uint16_t exponent = rows->dtype == PITH_F16 ? 0x7c00u : 0x7f80u;
-      uint16_t found = 0;
-      for (size_t i = 0; i < rows->shape[1]; i++) {
-        uint16_t bits;
-        memcpy(&bits, at + i * sizeof bits, sizeof bits);
-        found |= (bits & exponent) == exponent;
-      }
-      bad |= found;
-    }
-  }
-  return bad == 0;
-}
-
-enum { CHECKED_ROWS = 4096 }; /* by one call of the loop body */
-
-typedef struct finite_check {
-  const pith_array *array;
-  size_t heads, rows, slices; /* slices: of each head */
-  int bad;                    /* atomic */
-} finite_check;
-
-static void check_slice(void *argument, size_t index, int thread) {
-  (void)thread;
-  finite_check *check = argument;
-  size_t head_index = index / check->slices, begin = index % check->slices * CHECKED_ROWS;
-  pith_array head = pith_array_head(check->array, head_index / check->heads, head_index % check->heads);
-  head = pith_array_rows(&head, begin, pith_min_size(CHECKED_ROWS, check->rows - begin));
-  if (!rows_finite(&head)) __atomic_store_n(&check->bad, 1, __ATOMIC_RELAXED);
-}
-
-static pith_status check_finite(pith_context *context, const pith_array *array, const char *what) {
-  size_t count = heads_in_all(array), rows = rows_of(array), columns = columns_of(array);
-  finite_check check = {.array = array, .heads = pith_array_heads(array), .rows = rows};
-  check.slices = (rows + CHECKED_ROWS - 1) / CHECKED_ROWS;
-  pith_parallel_for(context, count * check.slices, check_slice, &check);
-  if (!check.bad) return PITH_OK;
-
-  float *copy = pith_allocate(context, rows, columns * sizeof *copy); /* converting refuses, and says where */
-  pith_status status = copy ? PITH_OK : PITH_E_MEMORY;
-  for (size_t i = 0; status == PITH_OK && i < count; i++) status = convert_head(context, array, what, i, 1, copy);
-  pith_release(context, copy);
-  return status;
-}
-
-/* ---- The call ---- */
-
-static bool readable_in_place(const pith_array *keys, const pith_array *values) {
-  return keys->dtype == values->dtype && keys->dtype != PITH_F64 && pith_array_rows_contiguous(keys) &&
-         pith_array_rows_contiguous(values);
-}
 
 static pith_status read_options(pith_context *context, const pith_attention_options *options, size_t d,
                                 pith_attention_options *chosen) {
@@ -124,73 +28,33 @@ static pith_status read_options(pith_context *context, const pith_attention_opti
   return PITH_OK;
 }
 
-/* Keys and values of one head: a view of the arrays, or of their f32 copies. */
-static pith_rows head_rows(const pith_array *keys, const pith_array *values, size_t index) {
-  size_t heads = pith_array_heads(keys);
-  pith_array key = pith_array_head(keys, index / heads, index % heads);
-  pith_array value = pith_array_head(values, index / heads, index % heads);
-  return (pith_rows){.keys = key.data,
-                     .values = value.data,
-                     .key_stride = key.stride[0],
-                     .value_stride = value.stride[0],
-                     .dtype = key.dtype,
-                     .count = key.shape[0],
-                     .d = key.shape[1],
-                     .dv = value.shape[1]};
-}
-
-/* A C-ordered f32 array (layers, heads, rows, columns) in place of `array`. */
-static pith_array f32_view(const pith_array *array, const float *data) {
-  ptrdiff_t row = (ptrdiff_t)(columns_of(array) * sizeof *data), head = (ptrdiff_t)rows_of(array) * row;
-  ptrdiff_t layer = (ptrdiff_t)pith_array_heads(array) * head;
-  return (pith_array){.data = data,
-                      .dtype = PITH_F32,
-                      .ndim = 4,
-                      .shape = {pith_array_layers(array), pith_array_heads(array), rows_of(array), columns_of(array)},
-                      .stride = {layer, head, row, (ptrdiff_t)sizeof *data}};
-}
-
 pith_status pith_attention_compute(pith_context *context, const pith_array *queries, const pith_array *keys,
                                    const pith_array *values, const pith_attention_options *options, float *out) {
   if (!queries) return pith_fail(context, PITH_E_ARGUMENT, "queries: no array was given");
   PITH_TRY(pith_check_shapes(context, queries, keys, values));
   pith_attention_options chosen;
   PITH_TRY(read_options(context, options, columns_of(keys), &chosen));
-  size_t m = rows_of(queries), n = rows_of(keys), count = heads_in_all(keys);
+  size_t m = rows_of(queries), n = rows_of(keys), count = pith_array_layers(keys) * pith_array_heads(keys);
   size_t group = pith_array_heads(queries) / pith_array_heads(keys);
   if (!out && m > 0) return pith_fail(context, PITH_E_ARGUMENT, "out: the pointer is NULL for %zu queries", m);
 
-  float *query = NULL, *key = NULL, *value = NULL;
-  pith_attend_job *jobs = NULL;
-  pith_array key_view = *keys, value_view = *values;
-  pith_status status;
-  PITH_TRY_GOTO(convert(context, queries, "queries", chosen.scale, &query), status, done);
-  if (readable_in_place(keys, values)) {
-    PITH_TRY_GOTO(check_finite(context, keys, "keys"), status, done);
-    PITH_TRY_GOTO(check_finite(context, values, "values"), status, done);
-  } else {
-    PITH_TRY_GOTO(convert(context, keys, "keys", 1, &key), status, done);
-    PITH_TRY_GOTO(convert(context, values, "values", 1, &value), status, done);
-    key_view = f32_view(keys, key);
-    value_view = f32_view(values, value);
-  }
-  jobs = pith_allocate(context, count, sizeof *jobs);
-  status = PITH_E_MEMORY;
-  if (!jobs) goto done;
-  for (size_t i = 0; i < count; i++)
+  pith_row_source source;
+  PITH_TRY(pith_row_source_open(context, keys, values, &source));
+  float *query = pith_allocate(context, count * group * m, columns_of(queries) * sizeof *query);
+  pith_attend_job *jobs = pith_allocate(context, count, sizeof *jobs);
+  pith_status status = !query || !jobs ? PITH_E_MEMORY : pith_queries_to_f32(context, queries, chosen.scale, query);
+  for (size_t i = 0; status == PITH_OK && i < count; i++)
     jobs[i] = (pith_attend_job){
-        .rows = head_rows(&key_view, &value_view, i),
+        .rows = pith_row_source_head(&source, i),
         .heads = group,
         .queries = m,
         .query = query + i * group * m * columns_of(queries),
         .mask = {.causal = chosen.causal != 0, .window = chosen.window, .first = (ptrdiff_t)n - (ptrdiff_t)m},
         .out = out + i * group * m * columns_of(values),
     };
-  status = pith_attend_jobs(context, jobs, count);
-done:
+  if (status == PITH_OK) status = pith_attend_jobs(context, jobs, count);
   pith_release(context, jobs);
-  pith_release(context, value);
-  pith_release(context, key);
   pith_release(context, query);
+  pith_row_source_close(context, &source);
   return status;
 }

@@ -57,9 +57,9 @@ static size_t query_place(const pith_attend_job *job, size_t index) {
   return index % job->heads * job->queries + index / job->heads;
 }
 
-static void visible(const pith_attend_job *job, size_t index, size_t *begin, size_t *end) {
-  const pith_mask *mask = &job->mask;
-  ptrdiff_t position = mask->first + (ptrdiff_t)(index / job->heads), count = (ptrdiff_t)job->rows.count;
+/* The rows begin .. end-1 out of `rows` that query `row` sees. */
+static void visible(const pith_mask *mask, size_t row, size_t rows, size_t *begin, size_t *end) {
+  ptrdiff_t position = mask->first + (ptrdiff_t)row, count = (ptrdiff_t)rows;
   ptrdiff_t low = 0, high = count;
   if (mask->causal && position + 1 < high) high = position + 1;
   if (mask->window > 0 && mask->window < (size_t)PTRDIFF_MAX / 4) {
@@ -81,18 +81,11 @@ static void kernel_run(pith_dtype dtype, const pith_attend_block *block) {
     kernels->attend_f32(block);
 }
 
-/* Queries first .. first+count-1 of a job over its rows from .. to-1. */
-static void attend_block(const pith_attend_job *job, size_t first, size_t count, size_t from, size_t to,
-                         task_state state) {
-  const pith_rows *rows = &job->rows;
+/* Brings queries first .. first+count-1 of a job together with the rows from .. to-1. */
+static void attend_range(const pith_attend_job *job, const pith_rows *rows, const pith_mask *mask, size_t first,
+                         size_t count, size_t from, size_t to, task_state state) {
   size_t begin[BLOCK], end[BLOCK];
-  for (size_t i = 0; i < count; i++) {
-    memcpy(state.query + i * rows->d, job->query + query_place(job, first + i) * rows->d, rows->d * sizeof(float));
-    visible(job, first + i, &begin[i], &end[i]);
-    state.largest[i] = -INFINITY;
-    state.sum[i] = 0;
-  }
-  memset(state.output, 0, count * rows->dv * sizeof(float));
+  for (size_t i = 0; i < count; i++) visible(mask, (first + i) / job->heads, rows->count, &begin[i], &end[i]);
   for (; from < to; from += STRETCH) {
     size_t stretch = pith_min_size(STRETCH, to - from);
     for (size_t i = 0; i < count; i += PITH_MAX_GROUP) {
@@ -122,6 +115,22 @@ static void attend_block(const pith_attend_job *job, size_t first, size_t count,
   }
 }
 
+/* Queries first .. first+count-1 of a job over part number `part` of its rows; the last part has the later rows. */
+static void attend_block(const pith_attend_job *job, const job_cut *cut, size_t first, size_t count, size_t part,
+                         task_state state) {
+  const pith_rows *rows = &job->rows;
+  size_t from = part * cut->part_rows, to = pith_min_size(from + cut->part_rows, rows->count);
+  for (size_t i = 0; i < count; i++) {
+    memcpy(state.query + i * rows->d, job->query + query_place(job, first + i) * rows->d, rows->d * sizeof(float));
+    state.largest[i] = -INFINITY;
+    state.sum[i] = 0;
+  }
+  memset(state.output, 0, count * rows->dv * sizeof(float));
+  attend_range(job, rows, &job->mask, first, count, from, to, state);
+  if (part + 1 == cut->parts)
+    attend_range(job, &job->later, &job->later_mask, first, count, 0, job->later.count, state);
+}
+
 static void write_answers(const pith_attend_job *job, size_t first, size_t count, task_state state) {
   size_t dv = job->rows.dv;
   for (size_t i = 0; i < count; i++) {
@@ -143,9 +152,9 @@ static void run_task(void *argument, size_t index, int thread) {
   const pith_attend_job *job = &plan->jobs[low];
   job_cut cut = cut_job(job);
   size_t task = index - plan->first_task[low], first = task / cut.parts * BLOCK;
-  size_t count = pith_min_size(BLOCK, job_queries(job) - first), from = task % cut.parts * cut.part_rows;
+  size_t count = pith_min_size(BLOCK, job_queries(job) - first);
   task_state state = state_at(plan, cut.parts > 1 ? plan->first_state[low] + task : (size_t)thread);
-  attend_block(job, first, count, from, pith_min_size(from + cut.part_rows, job->rows.count), state);
+  attend_block(job, &cut, first, count, task % cut.parts, state);
   if (cut.parts == 1) write_answers(job, first, count, state);
 }
 

@@ -119,6 +119,13 @@ static void f32_to_bf16(const float *in, uint16_t *out, size_t n) {
 
 enum { TILE = 64 }; /* keys; a multiple of LANES */
 
+/* Asks for the row one tile further on, so that memory works while we compute. Into the second cache: the
+ * first would lose what this tile still needs. Asking beyond the last row is harmless. */
+ALWAYS_INLINE void prefetch_row(const char *row, ptrdiff_t stride, size_t bytes) {
+  const uintptr_t at = (uintptr_t)row + (uintptr_t)(TILE * stride);
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)(at + i), 0, 2);
+}
+
 /* Logits of `rows` keys; those that fill up the last vector repeat the last key. */
 ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *const *query, size_t d, const char *keys,
                                ptrdiff_t stride, size_t rows, const float *log_weights, float *logit) {
@@ -127,6 +134,7 @@ ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *con
   for (size_t row = 0; row < rows; row += (size_t)step) {
     const char *key[LANES];
     UNROLL for (int k = 0; k < step; k++) key[k] = keys + (ptrdiff_t)pith_min_size(row + (size_t)k, rows - 1) * stride;
+    for (int k = 0; k < step; k++) prefetch_row(key[k], stride, d * element_size(storage));
     vector sum[LANES];
     UNROLL for (int i = 0; i < LANES; i++) sum[i] = v_zero();
     size_t column = 0;
@@ -162,6 +170,7 @@ ALWAYS_INLINE void tile_columns(enum storage storage, int width, int registers, 
   vector sum[COLUMN_REGISTERS];
   UNROLL for (int i = 0; i < width * registers; i++) sum[i] = v_zero();
   for (size_t row = 0; row < rows; row++, values += stride, weight += width) {
+    if (column == 0) prefetch_row(values, stride, dv * element_size(storage));
     vector value[COLUMN_REGISTERS];
     UNROLL for (int r = 0; r < registers; r++) value[r] =
         end ? load_row_end(storage, values, column, end) : load_row(storage, values, column + (size_t)r * LANES);

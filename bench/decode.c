@@ -1,0 +1,149 @@
+/* decode.c - exact attention of one query (or a group of eight) over a long cache, beside what the memory can
+ * deliver: a loop that does nothing but read the same bytes, in the same run. Buffers are rotated so that the
+ * data are cold. Prints ns per key, GB/s, and the share of the stream-read loop's bandwidth. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "attention/attention.h"
+
+enum { KEYS = 131072, D = 64, BUFFERS = 12, ROUNDS = 8 }; /* in f32; in f16 twice as many buffers */
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* ---- The plain stream-read loop ---- */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+__attribute__((target("avx512f"))) static uint64_t read_all_512(const char *data, size_t bytes) {
+  __m512i sum[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+  for (size_t i = 0; i + 256 <= bytes; i += 256)
+    for (size_t j = 0; j < 4; j++) sum[j] = _mm512_add_epi64(sum[j], _mm512_load_si512(data + i + 64 * j));
+  return (uint64_t)_mm512_reduce_add_epi64(
+      _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3])));
+}
+#endif
+
+static uint64_t read_all_plain(const char *data, size_t bytes) {
+  const uint64_t *words = (const uint64_t *)(const void *)data;
+  uint64_t sum = 0;
+  for (size_t i = 0; i < bytes / sizeof *words; i++) sum += words[i];
+  return sum;
+}
+
+static uint64_t read_all(const char *data, size_t bytes) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return read_all_512(data, bytes);
+#endif
+  return read_all_plain(data, bytes);
+}
+
+enum { SLICES = 64 }; /* that the threads share */
+
+typedef struct read_job {
+  const char *data;
+  size_t slice;
+  uint64_t sum[SLICES];
+} read_job;
+
+static void read_slice(void *argument, size_t index, int thread) {
+  read_job *job = argument;
+  (void)thread;
+  job->sum[index] = read_all(job->data + index * job->slice, job->slice);
+}
+
+/* ---- Measurement ---- */
+
+static int by_value(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double median(double *times, size_t count) {
+  qsort(times, count, sizeof *times, by_value);
+  return times[count / 2];
+}
+
+static uint64_t sink; /* keeps the reading loop alive */
+
+/* Seconds of one pass over one buffer, medians over all; reading and attending take turns. */
+static int measure(pith_context *context, const char *arena, pith_dtype dtype, size_t group, const float *queries,
+                   double *attend_seconds, double *read_seconds) {
+  static float out[PITH_MAX_GROUP * D];
+  enum { MOST = 2 * BUFFERS * ROUNDS };
+  double attend_times[MOST], read_times[MOST];
+  size_t size = pith_dtype_size(dtype), half = (size_t)KEYS * D * size, count = 0;
+  size_t buffers = BUFFERS * sizeof(float) / size;
+  for (size_t round = 0; round < ROUNDS; round++)
+    for (size_t b = 0; b < buffers; b++, count++) {
+      const char *keys = arena + b * 2 * half;
+      pith_rows rows = {.keys = keys,
+                        .values = keys + half,
+                        .key_stride = (ptrdiff_t)(D * size),
+                        .value_stride = (ptrdiff_t)(D * size),
+                        .dtype = dtype,
+                        .count = KEYS,
+                        .d = D,
+                        .dv = D};
+      double start = now();
+      if (pith_attend_rows(context, &rows, queries, group, out) != PITH_OK) return -1;
+      attend_times[count] = now() - start;
+      read_job job = {.data = arena + (b + buffers / 2) % buffers * 2 * half, .slice = 2 * half / SLICES};
+      start = now();
+      pith_parallel_for(context, SLICES, read_slice, &job);
+      read_times[count] = now() - start;
+      for (size_t i = 0; i < SLICES; i++) sink += job.sum[i];
+    }
+  *attend_seconds = median(attend_times, count);
+  *read_seconds = median(read_times, count);
+  return 0;
+}
+
+int main(void) {
+  size_t elements = 2 * (size_t)KEYS * D; /* of one buffer */
+  float *queries = aligned_alloc(64, PITH_MAX_GROUP * D * sizeof *queries);
+  float *random = malloc(elements * sizeof *random);
+  char *arena = aligned_alloc(4096, BUFFERS * elements * sizeof *random);
+  if (!queries || !random || !arena) return 1;
+  pith_stream stream = pith_stream_make(1, PITH_STREAM_TEST, 0);
+  for (size_t i = 0; i < elements; i++) random[i] = (float)(2 * pith_random_uniform(&stream, i) - 1);
+  for (size_t i = 0; i < PITH_MAX_GROUP * D; i++) queries[i] = (float)(pith_random_uniform(&stream, elements + i) - .5);
+
+  printf("decode, n = %d, d = dv = %d, cold, %s\n", KEYS, D, pith_isa_name());
+  printf("%-5s %5s %7s %8s %8s %12s %8s\n", "store", "group", "threads", "ns/key", "GB/s", "stream GB/s", "share");
+  const pith_dtype dtypes[] = {PITH_F32, PITH_F16};
+  for (size_t t = 0; t < 2; t++) {
+    size_t bytes = elements * pith_dtype_size(dtypes[t]);
+    for (size_t at = 0; at < BUFFERS * elements * sizeof(float); at += bytes) {
+      if (dtypes[t] == PITH_F32)
+        memcpy(arena + at, random, bytes);
+      else
+        pith_kernels_active()->f32_to_f16(random, (uint16_t *)(void *)(arena + at), elements);
+    }
+    for (size_t group = 1; group <= PITH_MAX_GROUP; group *= PITH_MAX_GROUP)
+      for (int threads = 1; threads <= 2; threads++) {
+        pith_context_options options;
+        pith_context_options_init(&options);
+        options.threads = threads;
+        pith_context *context = NULL;
+        double attend = 0, stream_read = 0;
+        if (pith_context_create(&options, &context) != PITH_OK ||
+            measure(context, arena, dtypes[t], group, queries, &attend, &stream_read) != 0)
+          return 1;
+        printf("%-5s %5zu %7d %8.1f %8.2f %12.2f %7.0f%%\n", pith_dtype_name(dtypes[t]), group, threads,
+               1e9 * attend / KEYS, 1e-9 * (double)bytes / attend, 1e-9 * (double)bytes / stream_read,
+               100 * stream_read / attend);
+        fflush(stdout);
+        pith_context_free(context);
+      }
+  }
+  free(arena);
+  free(random);
+  free(queries);
+  return sink == 42 ? 3 : 0;
+}
