@@ -163,6 +163,10 @@ typedef struct cli_input {
 } cli_input;
 int input_open(cli_session *session, const char *option, const char *path, cli_input *input);
 void input_close(cli_input *input);
+/* Checks --prefix against the arrays. Yields an exit code, and the row of `queries` (NULL: none) that stands at
+ * position `prefix` when the last query stands at the last key. */
+int prefix_check(cli_session *session, size_t prefix, const pith_array *keys, const pith_array *values,
+                 const pith_array *queries, size_t *first_later);
 
 /* Memory of the tool itself; says so and exits where there is none. */
 void *allocate_zero(size_t count, size_t size);

@@ -9,6 +9,7 @@ typedef struct compare_arguments {
   common_arguments common;
   const char *summary, *keys, *values, *queries, *prompt_queries, *engines, *sizes, *plot;
   int per_head;
+  size_t prefix;
   size_t worst; /* starts; PITH_UNSET: not given */
   pith_compress_options options;
 } compare_arguments;
@@ -20,6 +21,10 @@ static const cli_option file_options[] = {
     {"keys", 0, OPTION_FILE, "K.npy", "the keys that it was made from", FIELD(keys)},
     {"values", 0, OPTION_FILE, "V.npy", "the values that it was made from", FIELD(values)},
     {"queries", 0, OPTION_FILE, "Q.npy", "the queries to ask, which the summary has not seen", FIELD(queries)},
+    {"prefix", 0, OPTION_COUNT, "N",
+     "only the first N keys and values are compressed; queries that stand there are what engines may know, later ones "
+     "are asked, and they see the later keys exactly",
+     FIELD(prefix), .least = 1},
     {"plot", 0, OPTION_FILE, "OUT.svg",
      "draw error against stored points; without --engines: all engines at sizes around that of the summary",
      FIELD(plot)},
@@ -65,8 +70,10 @@ static int check_usage(const cli_command *command, const compare_arguments *argu
   bool judged = arguments->engines || arguments->plot;
   if (arguments->sizes && !arguments->engines) return usage_error(command, "--sizes needs --engines");
   if (arguments->prompt_queries && !judged) return usage_error(command, "--prompt-queries needs --engines");
-  if (arguments->options.rope && !arguments->prompt_queries)
-    return usage_error(command, "--rope turns recorded queries; give --prompt-queries too");
+  if (arguments->prefix && arguments->prompt_queries)
+    return usage_error(command, "--prefix takes the recorded queries from --queries; leave --prompt-queries out");
+  if (arguments->options.rope && !arguments->prompt_queries && !arguments->prefix)
+    return usage_error(command, "--rope turns recorded queries; give --prompt-queries or --prefix too");
   return EXIT_DONE;
 }
 
@@ -207,6 +214,8 @@ static int read_request(const compare_arguments *arguments, const cli_command *c
 
 typedef struct compare_inputs {
   cli_input keys, values, queries, prompt;
+  pith_array recorded;
+  bool has_recorded;
 } compare_inputs;
 
 static int open_inputs(cli_session *session, compare_inputs *inputs, findings *found) {
@@ -214,11 +223,37 @@ static int open_inputs(cli_session *session, compare_inputs *inputs, findings *f
   int code = input_open(session, "--keys", arguments->keys, &inputs->keys);
   if (!code) code = input_open(session, "--values", arguments->values, &inputs->values);
   if (!code) code = input_open(session, "--queries", arguments->queries, &inputs->queries);
-  if (!code && arguments->prompt_queries)
+  if (!code && arguments->prompt_queries) {
     code = input_open(session, "--prompt-queries", arguments->prompt_queries, &inputs->prompt);
+    inputs->recorded = inputs->prompt.array;
+    inputs->has_recorded = true;
+  }
   if (code || !arguments->summary) return code;
   pith_status status = pith_summary_load(session->context, arguments->summary, &found->summary);
   return status < 0 ? session_fail(session, status) : EXIT_DONE;
+}
+
+/* What is compressed and what is asked: all of the arrays, or the two sides of --prefix. */
+static int set_trial(cli_session *session, compare_inputs *inputs, cli_trial *trial) {
+  size_t prefix = ((const compare_arguments *)session->arguments)->prefix, asked = 0;
+  trial->keys = inputs->keys.array;
+  trial->values = inputs->values.array;
+  trial->queries = inputs->queries.array;
+  if (!prefix) return EXIT_DONE;
+  int code = prefix_check(session, prefix, &trial->keys, &trial->values, &trial->queries, &asked);
+  if (code) return code;
+  size_t n = trial->keys.shape[trial->keys.ndim - 2], m = trial->queries.shape[trial->queries.ndim - 2];
+  if (asked == m)
+    return session_error(session, EXIT_INPUT, "--prefix %zu leaves no query to ask: there are %zu keys", prefix, n);
+  trial->later = n - prefix;
+  trial->later_keys = pith_array_rows(&trial->keys, prefix, trial->later);
+  trial->later_values = pith_array_rows(&trial->values, prefix, trial->later);
+  inputs->has_recorded = asked > 0;
+  inputs->recorded = pith_array_rows(&trial->queries, 0, asked);
+  trial->keys = pith_array_rows(&trial->keys, 0, prefix);
+  trial->values = pith_array_rows(&trial->values, 0, prefix);
+  trial->queries = pith_array_rows(&trial->queries, asked, m - asked);
+  return EXIT_DONE;
 }
 
 static int report(cli_session *session, const cli_trial *trial, const findings *found, const cli_judge *judge) {
@@ -239,21 +274,23 @@ static int report(cli_session *session, const cli_trial *trial, const findings *
   return EXIT_DONE;
 }
 
-static int compare(cli_session *session, const compare_inputs *inputs, findings *found, judge_request *request,
+static int compare(cli_session *session, compare_inputs *inputs, findings *found, judge_request *request,
                    cli_plot *plot) {
   const compare_arguments *arguments = session->arguments;
   double scale = arguments->options.scale;
   if (!(scale > 0) && found->summary) scale = pith_summary_describe(found->summary).scale;
-  cli_trial trial;
+  cli_trial trial = {.scale = scale};
   cli_judge judge = {0};
-  int code = trial_open(session, &inputs->keys.array, &inputs->values.array, &inputs->queries.array, scale, &trial);
+  int code = set_trial(session, inputs, &trial);
+  if (!code) code = trial_open(session, &trial);
   if (!code && found->summary) code = measure_file(session, &trial, found);
   if (!code && (arguments->engines || plot)) {
     request->options.scale = scale;
-    request->recorded = arguments->prompt_queries ? &inputs->prompt.array : NULL;
+    request->recorded = inputs->has_recorded ? &inputs->recorded : NULL;
     if (!arguments->engines) sizes_around(found->summary, &trial, request);
     code = judge_run(session, &trial, request, &judge);
   }
+  if (!code) code = report(session, &trial, found, &judge); /* before the picture, which may fail */
   if (!code && plot) {
     judge_plot(&judge, plot);
     if (found->summary) {
@@ -262,7 +299,6 @@ static int compare(cli_session *session, const compare_inputs *inputs, findings 
     }
     code = plot_write(session, plot, arguments->plot);
   }
-  if (!code) code = report(session, &trial, found, &judge);
   judge_free(&judge);
   trial_close(&trial);
   return code;

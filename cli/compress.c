@@ -11,6 +11,7 @@ typedef struct compress_arguments {
   common_arguments common;
   const char *keys, *values, *queries, *output;
   int plan, require_certificate, spread;
+  size_t prefix;
   pith_compress_options options;
 } compress_arguments;
 
@@ -23,6 +24,8 @@ static const cli_option file_options[] = {
     {"values", 0, OPTION_FILE, "V.npy", "values, shaped as the keys", FIELD(values)},
     {"queries", 0, OPTION_FILE, "Q.npy", "queries recorded so far: what is kept depends on what is asked",
      FIELD(queries)},
+    {"prefix", 0, OPTION_COUNT, "N", "use only the first N keys and values, and the queries that stand there",
+     FIELD(prefix), .least = 1},
     {"output", 'o', OPTION_FILE, "OUT.safetensors", "the summary", FIELD(output)},
     {.name = NULL}};
 
@@ -243,8 +246,17 @@ static int run(cli_session *session) {
   code = input_open(session, "--keys", arguments->keys, &keys);
   if (!code) code = input_open(session, "--values", arguments->values, &values);
   if (!code && arguments->queries) code = input_open(session, "--queries", arguments->queries, &queries);
+  const pith_array *recorded = arguments->queries ? &queries.array : NULL;
+  if (!code && arguments->prefix) {
+    size_t count = 0;
+    code = prefix_check(session, arguments->prefix, &keys.array, &values.array, recorded, &count);
+    if (!code) {
+      keys.array = pith_array_rows(&keys.array, 0, arguments->prefix);
+      values.array = pith_array_rows(&values.array, 0, arguments->prefix);
+      if (recorded) queries.array = pith_array_rows(&queries.array, 0, count);
+    }
+  }
   if (!code) {
-    const pith_array *recorded = arguments->queries ? &queries.array : NULL;
     warn_of_large_keys(session, arguments, &keys.array);
     code = arguments->plan ? plan(session, &keys, &values, recorded) : write_summary(session, &keys, &values, recorded);
   }

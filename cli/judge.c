@@ -81,7 +81,7 @@ static int judge_one(cli_session *session, const cli_trial *trial, const judge_r
   pith_summary *summary = NULL;
   double started = seconds_now();
   pith_status status =
-      pith_compress(session->context, trial->keys, trial->values, request->recorded, &options, &summary);
+      pith_compress(session->context, &trial->keys, &trial->values, request->recorded, &options, &summary);
   row->seconds = seconds_now() - started;
   session->progress.label = NULL;
   if (status == PITH_E_CANCELLED || status <= PITH_E_MEMORY) return session_fail(session, status);

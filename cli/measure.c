@@ -7,25 +7,107 @@
 
 #include "attention/attention.h"
 
-int trial_open(cli_session *session, const pith_array *keys, const pith_array *values, const pith_array *queries,
-               double scale, cli_trial *trial) {
-  *trial = (cli_trial){.keys = keys, .values = values, .queries = queries, .scale = scale};
-  pith_status status = pith_check_shapes(session->context, queries, keys, values);
+/* ---- Answers ---- */
+
+/* Rows (points, d) and then the later ones, with one column more; the same for queries, whose column more is `last`. */
+static pith_status stack_rows(pith_context *context, const pith_array *view, size_t more, const float *last,
+                              float scale_of_last, float *out) {
+  size_t rows = view->shape[0], columns = view->shape[1];
+  float *plain = allocate_zero(rows * columns, sizeof *plain);
+  pith_status status = pith_array_to_f32(context, view, "rows", 1, plain);
+  for (size_t i = 0; i < rows; i++) {
+    memcpy(out + i * (columns + more), plain + i * columns, columns * sizeof *out);
+    if (more) out[i * (columns + 1) + columns] = last ? last[i] * scale_of_last : 0;
+  }
+  free(plain);
+  return status;
+}
+
+/* The answers of one kv head's group from `keys` and `values` (with log-weights, or NULL), followed by the later rows.
+ * A log-weight is one column more in the keys, which every query meets with 1: so plain attention does it. */
+static pith_status attend_head(cli_session *session, const cli_trial *trial, size_t head, const pith_array *keys,
+                               const pith_array *values, const float *log_weight, float *out) {
+  pith_context *context = session->context;
+  size_t layer = head / trial->kv_heads, number = head % trial->kv_heads, group = trial->query_heads / trial->kv_heads;
+  size_t points = keys->shape[0], all = points + trial->later, m = trial->rows, d = trial->d + 1, dv = trial->dv;
+  float *joint_keys = allocate_zero(all * d, sizeof *joint_keys);
+  float *joint_values = allocate_zero(all * dv, sizeof *joint_values);
+  float *queries = allocate_zero(group * m * d, sizeof *queries);
+  pith_array later_keys = pith_array_head(&trial->later_keys, layer, number);
+  pith_array later_values = pith_array_head(&trial->later_values, layer, number);
+  pith_status status;
+  PITH_TRY_GOTO(stack_rows(context, keys, 1, log_weight, (float)(1 / trial->scale), joint_keys), status, done);
+  PITH_TRY_GOTO(stack_rows(context, values, 0, NULL, 0, joint_values), status, done);
+  PITH_TRY_GOTO(stack_rows(context, &later_keys, 1, NULL, 0, joint_keys + points * d), status, done);
+  PITH_TRY_GOTO(stack_rows(context, &later_values, 0, NULL, 0, joint_values + points * dv), status, done);
+  for (size_t j = 0; j < group; j++) {
+    pith_array view = pith_array_head(&trial->queries, layer, number * group + j);
+    PITH_TRY_GOTO(stack_rows(context, &view, 1, NULL, 0, queries + j * m * d), status, done);
+    for (size_t r = 0; r < m; r++) queries[(j * m + r + 1) * d - 1] = 1;
+  }
+  pith_attention_options options;
+  pith_attention_options_init(&options);
+  options.scale = trial->scale;
+  options.causal = 1;
+  pith_array key_view = pith_array_matrix(joint_keys, PITH_F32, all, d);
+  pith_array value_view = pith_array_matrix(joint_values, PITH_F32, all, dv);
+  for (size_t j = 0; j < group && status == PITH_OK; j++) {
+    pith_array query_view = pith_array_matrix(queries + j * m * d, PITH_F32, m, d);
+    float *group_out = out + ((layer * trial->query_heads + number * group + j) * m) * dv;
+    status = pith_attention_compute(context, &query_view, &key_view, &value_view, &options, group_out);
+  }
+done:
+  free(queries);
+  free(joint_values);
+  free(joint_keys);
+  return status;
+}
+
+static pith_status attend_exactly(cli_session *session, const cli_trial *trial) {
+  if (!trial->later) {
+    pith_attention_options options;
+    pith_attention_options_init(&options);
+    options.scale = trial->scale;
+    return pith_attention_compute(session->context, &trial->queries, &trial->keys, &trial->values, &options,
+                                  trial->exact);
+  }
+  for (size_t i = 0; i < trial->layers * trial->kv_heads; i++) {
+    pith_array keys = pith_array_head(&trial->keys, i / trial->kv_heads, i % trial->kv_heads);
+    pith_array values = pith_array_head(&trial->values, i / trial->kv_heads, i % trial->kv_heads);
+    PITH_TRY(attend_head(session, trial, i, &keys, &values, NULL, trial->exact));
+  }
+  return PITH_OK;
+}
+
+static pith_status attend_summary(cli_session *session, const cli_trial *trial, const pith_summary *summary) {
+  if (!trial->later)
+    return pith_summary_attend(session->context, summary, &trial->queries, trial->scale, trial->answer);
+  for (size_t i = 0; i < trial->layers * trial->kv_heads; i++) {
+    pith_head_view head;
+    PITH_TRY(pith_summary_head(session->context, summary, i / trial->kv_heads, i % trial->kv_heads, &head));
+    pith_array keys = pith_array_matrix(head.keys, head.store, head.points, head.d);
+    pith_array values = pith_array_matrix(head.values, head.store, head.points, head.dv);
+    PITH_TRY(attend_head(session, trial, i, &keys, &values, head.log_weight, trial->answer));
+  }
+  return PITH_OK;
+}
+
+int trial_open(cli_session *session, cli_trial *trial) {
+  pith_status status = pith_check_shapes(session->context, &trial->queries, &trial->keys, &trial->values);
   if (status < 0) return session_fail(session, status);
-  trial->layers = pith_array_layers(keys);
-  trial->kv_heads = pith_array_heads(keys);
+  const pith_array *queries = &trial->queries;
+  trial->layers = pith_array_layers(&trial->keys);
+  trial->kv_heads = pith_array_heads(&trial->keys);
   trial->query_heads = pith_array_heads(queries);
   trial->rows = queries->shape[queries->ndim - 2];
   trial->d = queries->shape[queries->ndim - 1];
-  trial->n = keys->shape[keys->ndim - 2];
-  trial->dv = values->shape[values->ndim - 1];
+  trial->n = trial->keys.shape[trial->keys.ndim - 2];
+  trial->dv = trial->values.shape[trial->values.ndim - 1];
+  if (!(trial->scale > 0)) trial->scale = 1 / sqrt((double)trial->d);
   size_t count = trial->layers * trial->query_heads * trial->rows * trial->dv;
   trial->exact = allocate_zero(count, sizeof *trial->exact);
   trial->answer = allocate_zero(count, sizeof *trial->answer);
-  pith_attention_options options;
-  pith_attention_options_init(&options);
-  options.scale = scale;
-  status = pith_attention_compute(session->context, queries, keys, values, &options, trial->exact);
+  status = attend_exactly(session, trial);
   return status < 0 ? session_fail(session, status) : EXIT_DONE;
 }
 
@@ -35,13 +117,13 @@ void trial_close(cli_trial *trial) {
 }
 
 double trial_rho(cli_session *session, const cli_trial *trial) {
-  double largest = 0, scale = trial->scale > 0 ? trial->scale : 1 / sqrt((double)trial->d);
+  double largest = 0;
   float *row = allocate_zero(trial->d, sizeof *row);
   for (size_t i = 0; i < trial->layers * trial->query_heads; i++)
     for (size_t r = 0; r < trial->rows; r++) {
-      pith_array head = pith_array_head(trial->queries, i / trial->query_heads, i % trial->query_heads);
+      pith_array head = pith_array_head(&trial->queries, i / trial->query_heads, i % trial->query_heads);
       pith_array view = pith_array_rows(&head, r, 1);
-      if (pith_array_to_f32(session->context, &view, "queries", scale, row) != PITH_OK)
+      if (pith_array_to_f32(session->context, &view, "queries", trial->scale, row) != PITH_OK)
         continue; /* refused before, by attention */
       double square = 0;
       for (size_t j = 0; j < trial->d; j++) square += (double)row[j] * row[j];
@@ -110,17 +192,19 @@ static pith_status measure_heads(cli_session *session, const cli_trial *trial, c
         "the summary has %zu layers x %zu heads, the keys have %zu x %zu; compare it with the keys that it "
         "was made from",
         info.layers, info.heads, trial->layers, trial->kv_heads);
-  PITH_TRY(pith_summary_attend(session->context, summary, trial->queries, trial->scale, trial->answer));
   for (size_t i = 0; i < out->heads; i++) {
     pith_head_view head;
     PITH_TRY(pith_summary_head(session->context, summary, i / info.heads, i % info.heads, &head));
-    if (head.dv != trial->dv)
-      return pith_fail(session->context, PITH_E_SHAPE, "the summary has values of %zu columns, --values has %zu",
-                       head.dv, trial->dv);
+    if (head.d != trial->d || head.dv != trial->dv)
+      return pith_fail(session->context, PITH_E_SHAPE,
+                       "the summary has keys of %zu columns and values of %zu, the arrays have %zu and %zu; compare it "
+                       "with the keys that it was made from",
+                       head.d, head.dv, trial->d, trial->dv);
     out->probe_bound[i] = meaningful_bound(&head.probe);
     out->ball_bound[i] = meaningful_bound(&head.ball);
-    out->head[i] = measure_head(trial, i, out->probe_bound[i]);
   }
+  PITH_TRY(attend_summary(session, trial, summary));
+  for (size_t i = 0; i < out->heads; i++) out->head[i] = measure_head(trial, i, out->probe_bound[i]);
   return PITH_OK;
 }
 
@@ -146,7 +230,8 @@ void measures_free(cli_measures *measures) {
 int search_worst(cli_session *session, const cli_trial *trial, const pith_summary *summary, size_t head, double rho,
                  size_t starts, cli_measures *measures) {
   size_t layer = head / trial->kv_heads, number = head % trial->kv_heads;
-  pith_array keys = pith_array_head(trial->keys, layer, number), values = pith_array_head(trial->values, layer, number);
+  pith_array keys = pith_array_head(&trial->keys, layer, number),
+             values = pith_array_head(&trial->values, layer, number);
   pith_head_view view;
   pith_status status = pith_summary_head(session->context, summary, layer, number, &view);
   if (status == PITH_OK)

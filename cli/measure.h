@@ -4,16 +4,20 @@
 
 #include "report.h"
 
-/* Keys, values and queries with the exact answers. */
+/* Keys, values and queries with the exact answers. Rows that came after the keys, if any, are seen exactly by all:
+ * the last query stands at the last of them and sees those up to its own position, as in a model that goes on
+ * after its prompt was compressed. */
 typedef struct cli_trial {
-  const pith_array *keys, *values, *queries;
-  double scale; /* 0: the default */
+  pith_array keys, values, queries;
+  pith_array later_keys, later_values;
+  size_t later; /* rows; 0: none */
+  double scale;
   size_t layers, kv_heads, query_heads, rows, d, dv, n;
   float *exact, *answer; /* (layers, query_heads, rows, dv); answer is room for those of a summary */
 } cli_trial;
 
-int trial_open(cli_session *session, const pith_array *keys, const pith_array *values, const pith_array *queries,
-               double scale, cli_trial *trial);
+/* Takes keys, values, queries, the later rows and scale (0: the default) from *trial, and fills in the rest. */
+int trial_open(cli_session *session, cli_trial *trial);
 void trial_close(cli_trial *trial);
 
 /* Largest query norm after scaling. */

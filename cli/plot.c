@@ -109,9 +109,12 @@ static void write_script(const cli_plot *plot, FILE *script) {
   for (size_t i = 0; i < plot->lines; i++) {
     const cli_line *line = &plot->line[i];
     if (!line->points) continue;
-    fprintf(script, "%s$line%zu with %s title '%s'", first ? "" : ", ", i,
-            line->dashed ? "lines dashtype 2 linewidth 2 linecolor 'black'" : "linespoints linewidth 2", line->title);
-    if (!line->dashed) fprintf(script, " linetype %zu", ++color);
+    fprintf(script, "%s$line%zu with ", first ? "" : ", ", i);
+    if (line->dashed)
+      fputs("lines dashtype 2 linewidth 2 linecolor 'black'", script);
+    else
+      fprintf(script, "linespoints linetype %zu linewidth 2", ++color);
+    fprintf(script, " title '%s'", line->title);
     first = false;
   }
   fputc('\n', script);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "attention/attention.h"
 #include "command.h"
 
 static void say(const cli_command *command, const char *kind, const char *format, va_list values) {
@@ -142,4 +143,23 @@ int input_open(cli_session *session, const char *option, const char *path, cli_i
 void input_close(cli_input *input) {
   pith_file_close(input->file);
   input->file = NULL;
+}
+
+/* ---- A prefix of rows ---- */
+
+int prefix_check(cli_session *session, size_t prefix, const pith_array *keys, const pith_array *values,
+                 const pith_array *queries, size_t *first_later) {
+  pith_status status = pith_check_shapes(session->context, queries, keys, values);
+  if (status < 0) return session_fail(session, status);
+  size_t n = keys->shape[keys->ndim - 2], m = queries ? queries->shape[queries->ndim - 2] : 0;
+  if (prefix > n)
+    return session_error(session, EXIT_INPUT, "--prefix %zu is more than the %zu keys of a head", prefix, n);
+  if (m > n)
+    return session_error(session, EXIT_INPUT,
+                         "--prefix: a head has %zu queries and only %zu keys; the last query is taken to stand at the "
+                         "last key",
+                         m, n);
+  size_t start = n - m; /* position of the first query */
+  *first_later = prefix > start ? prefix - start : 0;
+  return EXIT_DONE;
 }
