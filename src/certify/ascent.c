@@ -10,11 +10,13 @@
 #include "certify/frame.h"
 #include "linalg/linalg.h"
 
-enum { STEPS = 80, BATCH = 16 /* starts that climb together */ };
+enum { STEPS = 80, BATCH = 4 /* starts that climb together, on one thread */ };
 
+/* One batch of starts. */
 typedef struct climb {
+  pith_context *context;
   const pith_frame *frame;
-  double *log_full, *log_summary; /* (rows) */
+  const double *log_full, *log_summary; /* (rows) */
   size_t starts;
   double *query, *direction; /* (starts, d): best so far, and the gradient there */
   double *trial, *gradient;  /* (starts, d) */
@@ -32,39 +34,34 @@ static void softmax(const double *logit, const double *log_weight, size_t n, dou
   for (size_t i = 0; i < n; i++) out[i] /= sum;
 }
 
-static void weigh(void *argument, size_t start, int thread) {
-  (void)thread;
-  const climb *c = argument;
-  size_t n = c->frame->rows;
-  softmax(c->p + start * n, c->log_summary, n, c->p_summary + start * n);
-  softmax(c->p + start * n, c->log_full, n, c->p + start * n);
-}
-
-static void differentiate(void *argument, size_t start, int thread) {
-  (void)thread;
-  const climb *c = argument;
-  size_t n = c->frame->rows, dv = c->frame->dv;
-  const double *p = c->p + start * n, *p_summary = c->p_summary + start * n;
-  double *along = c->along + start * n, mean = 0, mean_summary = 0;
+/* <e, v_i> becomes the factor of key i in the gradient. */
+static void differentiate(const double *p, const double *p_summary, size_t n, double *along) {
+  double mean = 0, mean_summary = 0;
   for (size_t i = 0; i < n; i++) {
     mean += p[i] * along[i];
     mean_summary += p_summary[i] * along[i];
   }
   for (size_t i = 0; i < n; i++) along[i] = p_summary[i] * (along[i] - mean_summary) - p[i] * (along[i] - mean);
-  c->error[start] = pith_norm(c->e + start * dv, dv);
 }
 
 /* Errors and gradients at the trial queries. */
-static void evaluate(pith_context *context, climb *c) {
+static void evaluate(climb *c) {
   const pith_frame *f = c->frame;
+  pith_context *context = c->context;
   size_t s = c->starts, n = f->rows, d = f->d, dv = f->dv;
   pith_gemm_f64(context, PITH_PLAIN, PITH_TRANSPOSED, s, n, d, 1, c->trial, d, f->keys, d, 0, c->p, n);
-  pith_parallel_for(context, s, weigh, c);
+  for (size_t i = 0; i < s * n; i += n) {
+    softmax(c->p + i, c->log_summary, n, c->p_summary + i);
+    softmax(c->p + i, c->log_full, n, c->p + i);
+  }
   pith_gemm_f64(context, PITH_PLAIN, PITH_PLAIN, s, dv, n, 1, c->p, n, f->values, dv, 0, c->answer, dv);
   pith_gemm_f64(context, PITH_PLAIN, PITH_PLAIN, s, dv, n, 1, c->p_summary, n, f->values, dv, 0, c->e, dv);
   for (size_t i = 0; i < s * dv; i++) c->e[i] -= c->answer[i];
   pith_gemm_f64(context, PITH_PLAIN, PITH_TRANSPOSED, s, n, dv, 1, c->e, dv, f->values, dv, 0, c->along, n);
-  pith_parallel_for(context, s, differentiate, c);
+  for (size_t i = 0; i < s; i++) {
+    differentiate(c->p + i * n, c->p_summary + i * n, n, c->along + i * n);
+    c->error[i] = pith_norm(c->e + i * dv, dv);
+  }
   pith_gemm_f64(context, PITH_PLAIN, PITH_PLAIN, s, d, n, 1, c->along, n, f->keys, d, 0, c->gradient, d);
 }
 
@@ -106,7 +103,7 @@ static void accept(climb *c, double rho) {
 }
 
 /* Rounds the best query to f32, inside the ball, and measures there. */
-static double measure_rounded(pith_context *context, climb *c, double rho, float *query) {
+static double measure_rounded(climb *c, double rho, float *query) {
   size_t d = c->frame->d, best = 0;
   for (size_t start = 1; start < c->starts; start++)
     if (c->best[start] > c->best[best]) best = start;
@@ -119,40 +116,30 @@ static double measure_rounded(pith_context *context, climb *c, double rho, float
   }
   for (size_t j = 0; j < d; j++) c->trial[j] = query[j];
   c->starts = 1;
-  evaluate(context, c);
+  evaluate(c);
   return c->error[0];
 }
 
-static void climb_batch(pith_context *context, climb *c, double rho, uint64_t seed, size_t first) {
-  for (size_t start = 0; start < c->starts; start++) {
-    place_start(c->frame, rho, seed, first + start, c->trial + start * c->frame->d);
-    memcpy(c->query + start * c->frame->d, c->trial + start * c->frame->d, c->frame->d * sizeof(double));
-    c->best[start] = -1;
-    c->step[start] = rho / 4;
-  }
-  for (int step = 0; step < STEPS; step++) {
-    evaluate(context, c);
-    accept(c, rho);
-  }
-}
+typedef struct search {
+  pith_context *context;
+  const pith_frame *frame;
+  double rho;
+  size_t starts;
+  uint64_t seed;
+  double *log_full, *log_summary;
+  double *workspaces; /* one a thread */
+  size_t workspace;
+  double *error; /* one a batch */
+  float *query;  /* (batches, d) */
+} search;
 
-pith_status pith_ascend(pith_context *context, const pith_pairs *full, const pith_pairs *summary, double rho,
-                        size_t starts, uint64_t seed, double *error, float *query) {
-  if (!(rho >= 0) || !isfinite(rho))
-    return pith_fail(context, PITH_E_ARGUMENT, "rho is %g; it must be a number of at least 0", rho);
-  if (starts == 0) return pith_fail(context, PITH_E_ARGUMENT, "starts is 0; a search needs at least one");
-  pith_frame *frame = NULL;
-  PITH_TRY(pith_frame_create(context, full, summary, NULL, &frame));
-  size_t n = frame->rows, d = frame->d, dv = frame->dv;
-  double *block = pith_allocate(context, 2 * n + BATCH * (4 * d + 3 * n + 2 * dv + 3), sizeof *block);
-  float *found = pith_allocate(context, 2 * d, sizeof *found);
-  pith_status status = PITH_E_MEMORY;
-  if (!block || !found) goto done;
-  if (!frame->finite) {
-    status = pith_fail(context, PITH_E_VALUE, "the weights leave the range of double; nothing can be searched");
-    goto done;
-  }
-  climb c = {.frame = frame, .log_full = block, .log_summary = block + n, .query = block + 2 * n};
+static void climb_batch(void *argument, size_t index, int thread) {
+  search *s = argument;
+  const pith_frame *f = s->frame;
+  size_t n = f->rows, d = f->d, dv = f->dv, first = index * BATCH;
+  climb c = {.context = s->context, .frame = f, .log_full = s->log_full, .log_summary = s->log_summary};
+  c.starts = pith_min_size(BATCH, s->starts - first);
+  c.query = s->workspaces + (size_t)thread * s->workspace;
   c.direction = c.query + BATCH * d;
   c.trial = c.direction + BATCH * d;
   c.gradient = c.trial + BATCH * d;
@@ -164,27 +151,55 @@ pith_status pith_ascend(pith_context *context, const pith_pairs *full, const pit
   c.error = c.e + BATCH * dv;
   c.best = c.error + BATCH;
   c.step = c.best + BATCH;
-  for (size_t i = 0; i < n; i++) {
-    c.log_full[i] = log(frame->full[i]);
-    c.log_summary[i] = log(frame->summary[i]);
+  for (size_t start = 0; start < c.starts; start++) {
+    place_start(f, s->rho, s->seed, first + start, c.trial + start * d);
+    memcpy(c.query + start * d, c.trial + start * d, d * sizeof(double));
+    c.best[start] = -1;
+    c.step[start] = s->rho / 4;
   }
-  double largest = -1;
-  for (size_t first = 0; first < starts; first += BATCH) {
-    PITH_TRY_GOTO(pith_report(context, "search the ball", first, starts), status, done);
-    c.starts = pith_min_size(BATCH, starts - first);
-    climb_batch(context, &c, rho, seed, first);
-    double measured = measure_rounded(context, &c, rho, found + d);
-    if (measured > largest) {
-      largest = measured;
-      memcpy(found, found + d, d * sizeof *found);
-    }
+  for (int step = 0; step < STEPS; step++) {
+    evaluate(&c);
+    accept(&c, s->rho);
   }
-  *error = largest;
-  if (query) memcpy(query, found, d * sizeof *query);
+  s->error[index] = measure_rounded(&c, s->rho, s->query + index * d);
+}
+
+pith_status pith_ascend(pith_context *context, const pith_pairs *full, const pith_pairs *summary, double rho,
+                        size_t starts, uint64_t seed, double *error, float *query) {
+  if (!(rho >= 0) || !isfinite(rho))
+    return pith_fail(context, PITH_E_ARGUMENT, "rho is %g; it must be a number of at least 0", rho);
+  if (starts == 0) return pith_fail(context, PITH_E_ARGUMENT, "starts is 0; a search needs at least one");
+  pith_frame *frame = NULL;
+  PITH_TRY(pith_frame_create(context, full, summary, NULL, &frame));
+  size_t n = frame->rows, d = frame->d, batches = (starts + BATCH - 1) / BATCH;
+  search s = {.context = context, .frame = frame, .rho = rho, .starts = starts, .seed = seed};
+  s.workspace = BATCH * (4 * d + 3 * n + 2 * frame->dv + 3);
+  s.log_full = pith_allocate(context, 2 * n, sizeof(double));
+  s.workspaces = pith_allocate(context, (size_t)pith_threads(context) * s.workspace, sizeof(double));
+  s.error = pith_allocate(context, batches, sizeof(double));
+  s.query = pith_allocate(context, batches * d, sizeof(float));
+  pith_status status = PITH_E_MEMORY;
+  if (!s.log_full || !s.workspaces || !s.error || !s.query) goto done;
   status = PITH_OK;
+  if (!frame->finite)
+    status = pith_fail(context, PITH_E_VALUE, "the weights leave the range of double; nothing can be searched");
+  PITH_TRY_GOTO(status < 0 ? status : pith_report(context, "search the ball", 0, starts), status, done);
+  s.log_summary = s.log_full + n;
+  for (size_t i = 0; i < n; i++) {
+    s.log_full[i] = log(frame->full[i]);
+    s.log_summary[i] = log(frame->summary[i]);
+  }
+  pith_parallel_for(context, batches, climb_batch, &s);
+  size_t best = 0;
+  for (size_t i = 1; i < batches; i++)
+    if (s.error[i] > s.error[best]) best = i;
+  *error = s.error[best];
+  if (query) memcpy(query, s.query + best * d, d * sizeof *query);
 done:
-  pith_release(context, block);
-  pith_release(context, found);
+  pith_release(context, s.log_full);
+  pith_release(context, s.workspaces);
+  pith_release(context, s.error);
+  pith_release(context, s.query);
   pith_frame_free(context, frame);
   return status;
 }

@@ -28,9 +28,6 @@ pith_status pith_frame_create(pith_context *context, const pith_pairs *full, con
                               const double *tilt, pith_frame **out);
 void pith_frame_free(pith_context *context, pith_frame *frame);
 
-/* Rows of the panels that quadratic forms are cut into. */
-enum { PITH_FRAME_PANEL = 768 };
-
 static inline double pith_norm(const double *vector, size_t n) {
   double sum = 0;
   for (size_t i = 0; i < n; i++) sum += vector[i] * vector[i];
