@@ -1,6 +1,7 @@
 /* test_summary_file.c - summaries to disk and back, and everything that may happen to them there. */
 #define _GNU_SOURCE /* memmem */
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "io/file.h"
 #include "summary/summary.h"
@@ -236,6 +237,24 @@ static void test_every_flip_and_truncation(void **state) {
   test_context_free(context);
 }
 
+/* The rule of docs/format.md, followed to the letter. */
+static void test_checksum_rule(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  pith_summary *summary = make_summary(context, 2, 2, PITH_BF16, 3);
+  assert_ok(context, pith_summary_save(context, summary, path_of("a")));
+  image file = read_file(path_of("a"));
+  char digits[17] = {0}, expected[17];
+  memcpy(digits, file.bytes + 37, 16);
+  memset(file.bytes + 37, '0', 16);
+  (void)snprintf(expected, sizeof expected, "%016llx", (unsigned long long)XXH64(file.bytes, file.size, 0));
+  assert_string_equal(digits, expected);
+  assert_int_equal(unlink(path_of("a")), 0);
+  free(file.bytes);
+  pith_summary_free(summary);
+  test_context_free(context);
+}
+
 /* ---- Lies: a right checksum over wrong content ---- */
 
 static void reseal(pith_context *context, image *file) {
@@ -413,6 +432,7 @@ int main(void) {
       cmocka_unit_test(test_round_trip),
       cmocka_unit_test(test_numpy),
       cmocka_unit_test(test_every_flip_and_truncation),
+      cmocka_unit_test(test_checksum_rule),
       cmocka_unit_test(test_lying_headers),
       cmocka_unit_test(test_lying_tensors),
       cmocka_unit_test(test_unwritable),
