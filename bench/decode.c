@@ -1,6 +1,7 @@
 /* decode.c - exact attention of one query (or a group of eight) over a long cache, beside what the memory can
  * deliver: a loop that does nothing but read the same bytes, in the same run. Buffers are rotated so that the
- * data are cold. Prints ns per key, GB/s, and the share of the stream-read loop's bandwidth. */
+ * data are cold. Prints ns per key, GB/s, and the share of the stream-read loop's bandwidth: from medians, and
+ * from the fastest passes, which say more when the machine is busy. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,16 +65,20 @@ static int by_value(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-static double median(double *times, size_t count) {
+typedef struct seconds {
+  double median, best;
+} seconds;
+
+static seconds summary(double *times, size_t count) {
   qsort(times, count, sizeof *times, by_value);
-  return times[count / 2];
+  return (seconds){times[count / 2], times[count / 20]}; /* the very fastest would be luck */
 }
 
 static uint64_t sink; /* keeps the reading loop alive */
 
-/* Seconds of one pass over one buffer, medians over all; reading and attending take turns. */
+/* Seconds of one pass over one buffer; reading and attending take turns. */
 static int measure(pith_context *context, const char *arena, pith_dtype dtype, size_t group, const float *queries,
-                   double *attend_seconds, double *read_seconds) {
+                   seconds *attend, seconds *stream) {
   static float out[PITH_MAX_GROUP * D];
   enum { MOST = 2 * BUFFERS * ROUNDS };
   double attend_times[MOST], read_times[MOST];
@@ -99,8 +104,8 @@ static int measure(pith_context *context, const char *arena, pith_dtype dtype, s
       read_times[count] = now() - start;
       for (size_t i = 0; i < SLICES; i++) sink += job.sum[i];
     }
-  *attend_seconds = median(attend_times, count);
-  *read_seconds = median(read_times, count);
+  *attend = summary(attend_times, count);
+  *stream = summary(read_times, count);
   return 0;
 }
 
@@ -115,7 +120,8 @@ int main(void) {
   for (size_t i = 0; i < PITH_MAX_GROUP * D; i++) queries[i] = (float)(pith_random_uniform(&stream, elements + i) - .5);
 
   printf("decode, n = %d, d = dv = %d, cold, %s\n", KEYS, D, pith_isa_name());
-  printf("%-5s %5s %7s %8s %8s %12s %8s\n", "store", "group", "threads", "ns/key", "GB/s", "stream GB/s", "share");
+  printf("%-5s %5s %7s | %s %8s %12s %6s | %s %6s\n", "store", "group", "threads", "median ns/key", "GB/s",
+         "stream GB/s", "share", "best ns/key", "share");
   const pith_dtype dtypes[] = {PITH_F32, PITH_F16};
   for (size_t t = 0; t < 2; t++) {
     size_t bytes = elements * pith_dtype_size(dtypes[t]);
@@ -131,13 +137,14 @@ int main(void) {
         pith_context_options_init(&options);
         options.threads = threads;
         pith_context *context = NULL;
-        double attend = 0, stream_read = 0;
+        seconds attend = {0}, stream_read = {0};
         if (pith_context_create(&options, &context) != PITH_OK ||
             measure(context, arena, dtypes[t], group, queries, &attend, &stream_read) != 0)
           return 1;
-        printf("%-5s %5zu %7d %8.1f %8.2f %12.2f %7.0f%%\n", pith_dtype_name(dtypes[t]), group, threads,
-               1e9 * attend / KEYS, 1e-9 * (double)bytes / attend, 1e-9 * (double)bytes / stream_read,
-               100 * stream_read / attend);
+        printf("%-5s %5zu %7d | %13.1f %8.2f %12.2f %5.0f%% | %11.1f %5.0f%%\n", pith_dtype_name(dtypes[t]), group,
+               threads, 1e9 * attend.median / KEYS, 1e-9 * (double)bytes / attend.median,
+               1e-9 * (double)bytes / stream_read.median, 100 * stream_read.median / attend.median,
+               1e9 * attend.best / KEYS, 100 * stream_read.best / attend.best);
         fflush(stdout);
         pith_context_free(context);
       }

@@ -1,10 +1,11 @@
 /* real_heads.c - attention error on real heads: the prefix is compressed knowing only its own queries, and
  * asked by the true later queries.
  *
- *   bench_real_heads DATA_DIR [--engines a,b,...] [--set NAME] [--samples N] [--per-head]
+ *   bench_real_heads DATA_DIR [--engines a,b,...] [--set NAME] [--samples N] [--refine N] [--per-head]
  *
+ * The later queries see the later tokens exactly and causally, beside the summary of the prefix.
  * DATA_DIR holds kv/{byte3m_text,byte3m_rep200,smollm2_book}_{q,k,v}.npy. */
-#include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,8 @@ static void check(pith_status status, pith_context *context, const char *what) {
 }
 
 typedef struct task {
-  pith_array keys, values, prompt, asked; /* prefix rows; recorded queries; later queries */
+  pith_array keys, values, prompt;            /* the prefix and its recorded queries */
+  pith_array asked, later_keys, later_values; /* what comes later */
   size_t layers, query_heads, rows, dv;
   float *exact, *answer;
 } task;
@@ -49,7 +51,7 @@ static double relative_error(const task *t, bool per_head) {
 }
 
 static void run(pith_context *context, const task *t, const char *engine, double rope_base, size_t samples,
-                bool per_head) {
+                size_t refine, bool per_head) {
   printf("  %-12s", engine);
   double spent = 0;
   for (double ratio = 0.25; ratio > 0.06; ratio /= 2) {
@@ -60,11 +62,13 @@ static void run(pith_context *context, const task *t, const char *engine, double
     options.rope = PITH_ROPE_PAIRS;
     options.rope_base = rope_base;
     options.samples = samples;
+    options.refine = refine;
     pith_summary *summary = NULL;
     double start = seconds();
     check(pith_compress(context, &t->keys, &t->values, &t->prompt, &options, &summary), context, engine);
     spent += seconds() - start;
-    check(pith_summary_attend(context, summary, &t->asked, 0, t->answer), context, engine);
+    check(pith_summary_attend_beside(context, summary, &t->asked, &t->later_keys, &t->later_values, 0, t->answer),
+          context, engine);
     printf("  %.4f", relative_error(t, false));
     if (per_head) {
       printf("\n");
@@ -77,7 +81,7 @@ static void run(pith_context *context, const task *t, const char *engine, double
 }
 
 static void run_dataset(pith_context *context, const char *folder, const struct dataset *set, const char *engines,
-                        size_t samples, bool per_head) {
+                        size_t samples, size_t refine, bool per_head) {
   pith_file *file[3];
   pith_array array[3];
   for (int i = 0; i < 3; i++) {
@@ -90,6 +94,8 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
             .values = pith_array_rows(&array[2], 0, set->prefix),
             .prompt = pith_array_rows(&array[0], 0, set->prefix),
             .asked = pith_array_rows(&array[0], set->prefix, later),
+            .later_keys = pith_array_rows(&array[1], set->prefix, later),
+            .later_values = pith_array_rows(&array[2], set->prefix, later),
             .layers = array[0].shape[0],
             .query_heads = array[0].shape[1],
             .rows = later,
@@ -98,14 +104,17 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
   t.exact = malloc(size * sizeof(float));
   t.answer = malloc(size * sizeof(float));
   if (!t.exact || !t.answer) exit(1);
-  check(pith_attention_compute(context, &t.asked, &t.keys, &t.values, NULL, t.exact), context, "exact");
+  pith_attention_options causal;
+  pith_attention_options_init(&causal);
+  causal.causal = 1;
+  check(pith_attention_compute(context, &t.asked, &array[1], &array[2], &causal, t.exact), context, "exact");
   printf("%s: prefix %zu, asked by %zu later queries; mean over query heads of mean error / mean norm\n", set->name,
          set->prefix, later);
   printf("  %-12s  %-6s  %-6s  %-6s\n", "engine", "1/4", "1/8", "1/16");
   char list[512];
   (void)snprintf(list, sizeof list, "%s", engines);
   for (char *name = strtok(list, ","); name; name = strtok(NULL, ","))
-    run(context, &t, name, set->rope_base, samples, per_head);
+    run(context, &t, name, set->rope_base, samples, refine, per_head);
   free(t.exact);
   free(t.answer);
   for (int i = 0; i < 3; i++) pith_file_close(file[i]);
@@ -113,16 +122,18 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
 
 int main(int argc, char **argv) {
   const char *engines = "nystrom,halving,expected,heavy,accumulated,recent,uniform,balance", *only = NULL;
-  size_t samples = 0;
+  size_t samples = 0, refine = 300;
   bool per_head = false;
   if (argc < 2) {
-    fprintf(stderr, "usage: %s DATA_DIR [--engines LIST] [--set NAME] [--samples N] [--per-head]\n", argv[0]);
+    fprintf(stderr, "usage: %s DATA_DIR [--engines LIST] [--set NAME] [--samples N] [--refine N] [--per-head]\n",
+            argv[0]);
     return 2;
   }
   for (int i = 2; i < argc; i++) {
     if (!strcmp(argv[i], "--engines") && i + 1 < argc) engines = argv[++i];
     if (!strcmp(argv[i], "--set") && i + 1 < argc) only = argv[++i];
     if (!strcmp(argv[i], "--samples") && i + 1 < argc) samples = (size_t)strtoul(argv[++i], NULL, 10);
+    if (!strcmp(argv[i], "--refine") && i + 1 < argc) refine = (size_t)strtoul(argv[++i], NULL, 10);
     if (!strcmp(argv[i], "--per-head")) per_head = true;
   }
   pith_context_options options;
@@ -131,7 +142,8 @@ int main(int argc, char **argv) {
   pith_context *context = NULL;
   if (pith_context_create(&options, &context) < 0) return 1;
   for (size_t i = 0; i < sizeof datasets / sizeof *datasets; i++)
-    if (!only || !strcmp(only, datasets[i].name)) run_dataset(context, argv[1], &datasets[i], engines, samples, per_head);
+    if (!only || !strcmp(only, datasets[i].name))
+      run_dataset(context, argv[1], &datasets[i], engines, samples, refine, per_head);
   pith_context_free(context);
   return 0;
 }

@@ -45,6 +45,7 @@ typedef struct pith_compress_options {
   size_t horizon;     /* future queries are asked from n .. n+horizon-1; default 1024 */
   size_t samples;     /* recorded queries that the fit uses per kv head; 0: all */
   size_t probes;      /* recorded queries held out per kv head; default 192 */
+  size_t refine;      /* nystrom with samples: gradient steps on keys, values and weights; default 300 */
 } pith_compress_options;
 
 PITH_API void pith_compress_options_init(pith_compress_options *options);

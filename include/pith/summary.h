@@ -84,6 +84,13 @@ PITH_API PITH_CHECK pith_status pith_summary_head(pith_context *context, const p
 PITH_API PITH_CHECK pith_status pith_summary_attend(pith_context *context, const pith_summary *summary,
                                                     const pith_array *queries, double scale, float *out);
 
+/* The same with later tokens beside the summary: later_keys (..., t, d) and later_values (..., t, dv) come after
+ * all rows that it stands for and are seen exactly and causally: query row r of m stands at the later row
+ * t - m + r. This is how a compressed prompt is used while a model goes on reading or writing. */
+PITH_API PITH_CHECK pith_status pith_summary_attend_beside(pith_context *context, const pith_summary *summary,
+                                                           const pith_array *queries, const pith_array *later_keys,
+                                                           const pith_array *later_values, double scale, float *out);
+
 /* A new summary that answers for the tokens of all parts together, in their order (the indices of
  * each part are moved behind those of the parts before it). Parts must agree in layers, heads, d, dv
  * and scale. Nothing is thrown away: points add up. The result is not certified: a part bounds the

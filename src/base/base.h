@@ -74,6 +74,7 @@ enum { /* purposes: one number each, never reused */
   PITH_STREAM_PROPOSALS = 5,
   PITH_STREAM_ASCENT = 6,
   PITH_STREAM_QUERIES = 7,
+  PITH_STREAM_BATCHES = 8,
   PITH_STREAM_TEST = 100
 };
 

@@ -18,7 +18,8 @@ void pith_compress_options_init(pith_compress_options *options) {
                                      .confidence = 0.9,
                                      .query_start = PITH_UNSET,
                                      .horizon = 1024,
-                                     .probes = 192};
+                                     .probes = 192,
+                                     .refine = 300};
 }
 
 /* ---- Checks ---- */

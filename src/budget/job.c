@@ -12,6 +12,9 @@
  * this share of all rows. */
 static const double OUTSTANDING = 8.0, MOST_OUTSTANDING = 1.0 / 64;
 
+/* Positions that every recorded query is turned to when points are refined. */
+enum { TURNS = 4 };
+
 static double softmax_scale(const pith_compress_options *options, size_t d) {
   return options->scale > 0 ? options->scale : 1 / sqrt((double)(d ? d : 1));
 }
@@ -26,7 +29,11 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
   pith_query_source source = {.queries = views,
                               .query_heads = group,
                               .d = job->problem.d,
+                              .dv = job->problem.dv,
                               .keys = job->problem.n,
+                              .key_rows = job->keys,
+                              .value_rows = job->values,
+                              .turns = options->refine > 0 ? TURNS : 1,
                               .scale = softmax_scale(options, job->problem.d),
                               .rho = options->rho,
                               .rope_base = options->rope_base,
@@ -98,6 +105,7 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
   p->n = k.shape[0];
   p->d = k.shape[1];
   p->dv = v.shape[1];
+  p->refine = job->options->refine;
   p->seed = job->options->seed;
   p->object = (uint32_t)(job->layer * pith_array_heads(keys) + job->head);
   p->keys = job->keys = pith_allocate(context, p->n * p->d, sizeof(float));

@@ -18,9 +18,9 @@ static const double LARGEST_EXPONENT = 60.0;
 /* ---- samples ---- */
 
 typedef struct attention_panel {
-  const float *keys, *log_weight, *queries;
+  const float *keys, *log_weight, *queries, *local_log_mass;
   size_t n, d, features;
-  float *feature;
+  float *feature, *log_mass;
 } attention_panel;
 
 /* Attention weights of one panel of queries, divided by sqrt(R): column r of `feature`. */
@@ -34,7 +34,7 @@ static void attend_panel(void *argument, size_t index, int thread) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->n, (int)count, (int)p->d, 1, p->keys, (int)p->d,
               p->queries + begin * p->d, (int)p->d, 0, panel, (int)p->features);
   for (size_t r = 0; r < count; r++) {
-    largest[r] = -INFINITY;
+    largest[r] = p->local_log_mass[begin + r];
     sum[r] = 0;
   }
   for (size_t i = 0; i < p->n; i++) {
@@ -48,7 +48,11 @@ static void attend_panel(void *argument, size_t index, int thread) {
     for (size_t r = 0; r < count; r++) sum[r] += weight * row[r];
   }
   float factor[QUERY_PANEL];
-  for (size_t r = 0; r < count; r++) factor[r] = (float)(1.0 / (sum[r] * sqrt((double)p->features)));
+  for (size_t r = 0; r < count; r++) {
+    sum[r] += exp((double)p->local_log_mass[begin + r] - largest[r]);
+    p->log_mass[begin + r] = (float)(largest[r] + log(sum[r]));
+    factor[r] = (float)(1.0 / (sum[r] * sqrt((double)p->features)));
+  }
   for (size_t i = 0; i < p->n; i++) {
     float *row = panel + i * p->features;
     for (size_t r = 0; r < count; r++) row[r] *= factor[r];
@@ -101,9 +105,11 @@ static pith_status fill_samples(pith_context *context, const pith_query_model *m
                                 const float *log_weight, const double *centre, pith_kernel *kernel) {
   size_t features = model->fit_count;
   kernel->feature = pith_allocate(context, kernel->n * features, sizeof(float));
-  if (!kernel->feature) return PITH_E_MEMORY;
+  kernel->log_mass = pith_allocate(context, features, sizeof(float));
+  if (!kernel->feature || !kernel->log_mass) return PITH_E_MEMORY;
   kernel->features = features;
-  attention_panel panels = {keys, log_weight, model->fit, kernel->n, model->d, features, kernel->feature};
+  attention_panel panels = {keys,     log_weight, model->fit,      model->local_log_mass, kernel->n,
+                            model->d, features,   kernel->feature, kernel->log_mass};
   pith_parallel_for(context, (features + QUERY_PANEL - 1) / QUERY_PANEL, attend_panel, &panels);
   add_unseen(kernel, keys, centre);
   return PITH_OK;
@@ -199,6 +205,7 @@ pith_status pith_kernel_create(pith_context *context, const pith_query_model *mo
 void pith_kernel_free(pith_context *context, pith_kernel *kernel) {
   if (!kernel) return;
   pith_release(context, kernel->feature);
+  pith_release(context, kernel->log_mass);
   pith_release(context, kernel->mapped);
   pith_release(context, kernel->log_scale);
   pith_release(context, kernel->diagonal);

@@ -19,6 +19,7 @@ typedef struct pith_kernel {
   size_t n;
   size_t features;  /* R; 0: no feature part */
   float *feature;   /* (n, R) */
+  float *log_mass;  /* (R): log Z(q) of every fit query, so that a_q(i) = exp(<q, k_i> - log_mass) */
   size_t d;         /* 0: no exponential part */
   float *mapped;    /* (n, d) */
   float *log_scale; /* (n) */

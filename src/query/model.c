@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
+
 /* Without recorded queries the ball model answers for this norm. */
 static const double DEFAULT_RHO = 2.0;
 
@@ -48,13 +50,63 @@ static pith_status record(pith_context *context, const pith_query_source *source
   return status;
 }
 
-/* Copies recorded row `row` turned to a uniform position of the horizon. */
-static void turn_to_future(const pith_query_source *source, const pith_query_model *model, const pith_stream *stream,
-                           size_t row, float *out) {
+/* How far behind the last key recorded row `row` will be asked, in its `turn`-th turn. */
+static size_t steps_ahead(const pith_query_source *source, const pith_query_model *model, size_t row, size_t turn) {
+  pith_stream stream = pith_stream_make(source->seed, PITH_STREAM_ROTATION, source->object);
+  return source->horizon > 0 ? pith_random_below(&stream, turn * model->recorded_count + row, source->horizon) : 0;
+}
+
+/* Copies recorded row `row` turned to the position n + ahead. */
+static void turn_to_future(const pith_query_source *source, const pith_query_model *model, size_t row, size_t ahead,
+                           float *out) {
   memcpy(out, model->recorded + row * model->d, model->d * sizeof(float));
-  double asked = (double)source->keys;
-  if (source->horizon > 0) asked += (double)pith_random_below(stream, row, source->horizon);
-  pith_rope_turn(out, model->d, source->rope, source->rope_base, asked - (double)model->position[row]);
+  pith_rope_turn(out, model->d, source->rope, source->rope_base,
+                 (double)(source->keys + ahead) - (double)model->position[row]);
+}
+
+/* ---- The keys that stand in for later ones ---- */
+
+typedef struct local_work {
+  const pith_query_source *source;
+  pith_query_model *model;
+  const size_t *row; /* recorded row of each turned query */
+} local_work;
+
+static void see_local(void *argument, size_t index, int thread) {
+  (void)thread;
+  const local_work *w = argument;
+  pith_query_model *model = w->model;
+  size_t row = w->row[index % model->fit_count], d = model->d, dv = model->dv;
+  size_t ahead = steps_ahead(w->source, model, row, index / model->fit_count);
+  size_t last = pith_min_size(model->position[row], w->source->keys - 1), first = last > ahead ? last - ahead : 0;
+  float largest = -INFINITY, sum = 0, *answer = model->local_answer + index * dv;
+  memset(answer, 0, dv * sizeof *answer);
+  pith_attend_block block = {.group = 1,
+                             .d = d,
+                             .dv = dv,
+                             .rows = last - first + 1,
+                             .queries = model->recorded + row * d,
+                             .keys = w->source->key_rows + first * d,
+                             .values = w->source->value_rows + first * dv,
+                             .key_stride = (ptrdiff_t)(d * sizeof(float)),
+                             .value_stride = (ptrdiff_t)(dv * sizeof(float)),
+                             .largest = &largest,
+                             .sum = &sum,
+                             .output = answer};
+  pith_kernels_active()->attend_f32(&block);
+  for (size_t j = 0; j < dv; j++) answer[j] /= sum;
+  model->local_log_mass[index] = largest + logf(sum);
+}
+
+static pith_status find_local(pith_context *context, const pith_query_source *source, pith_query_model *model,
+                              const size_t *row) {
+  model->local_log_mass = pith_allocate(context, model->turned_count, sizeof(float));
+  model->local_answer = pith_allocate_zero(context, model->turned_count * model->dv, sizeof(float));
+  if (!model->local_log_mass || !model->local_answer) return PITH_E_MEMORY;
+  for (size_t r = 0; r < model->turned_count; r++) model->local_log_mass[r] = -INFINITY;
+  if (source->rope != PITH_ROPE_NONE && source->keys > 0 && source->horizon > 0)
+    pith_parallel_for(context, model->turned_count, see_local, &(local_work){source, model, row});
+  return PITH_OK;
 }
 
 /* Splits the recorded rows into probes and fit queries, at random, and turns both. Rows of the first
@@ -66,23 +118,29 @@ static pith_status split(pith_context *context, const pith_query_source *source,
   size_t count = model->recorded_count - first;
   size_t probes = pith_min_size(source->probes, count / 4);
   size_t fit = source->samples ? pith_min_size(source->samples, count - probes) : count - probes;
+  size_t turns = source->rope != PITH_ROPE_NONE ? pith_max_size(source->turns, 1) : 1;
   size_t *order = pith_allocate(context, count, sizeof *order);
   model->probes = pith_allocate(context, probes * d, sizeof(float));
-  model->fit = pith_allocate(context, fit * d, sizeof(float));
+  model->fit = pith_allocate(context, turns * fit * d, sizeof(float));
   if (!order || !model->probes || !model->fit) {
     pith_release(context, order);
     return PITH_E_MEMORY;
   }
   pith_stream choice = pith_stream_make(source->seed, PITH_STREAM_PROBES, source->object);
-  pith_stream rotation = pith_stream_make(source->seed, PITH_STREAM_ROTATION, source->object);
   pith_random_permutation(&choice, order, count);
-  for (size_t i = 0; i < probes; i++) turn_to_future(source, model, &rotation, first + order[i], model->probes + i * d);
-  for (size_t i = 0; i < fit; i++)
-    turn_to_future(source, model, &rotation, first + order[probes + i], model->fit + i * d);
+  for (size_t i = 0; i < count; i++) order[i] += first;
   model->probe_count = probes;
   model->fit_count = fit;
+  model->turned_count = turns * fit;
+  for (size_t i = 0; i < probes; i++)
+    turn_to_future(source, model, order[i], steps_ahead(source, model, order[i], 0), model->probes + i * d);
+  for (size_t i = 0; i < model->turned_count; i++) {
+    size_t row = order[probes + i % fit];
+    turn_to_future(source, model, row, steps_ahead(source, model, row, i / fit), model->fit + i * d);
+  }
+  pith_status status = find_local(context, source, model, order + probes);
   pith_release(context, order);
-  return PITH_OK;
+  return status;
 }
 
 static pith_status measure_moments(pith_context *context, pith_query_model *model) {
@@ -122,6 +180,7 @@ static pith_status fill(pith_context *context, const pith_query_source *source, 
   size_t rows = source->query_heads ? source->queries[0].shape[0] : 0;
   PITH_TRY(check(context, source, rows));
   model->d = source->d;
+  model->dv = source->dv;
   model->kind = source->kind != PITH_QUERIES_AUTO ? source->kind : rows ? PITH_QUERIES_SAMPLES : PITH_QUERIES_BALL;
   model->rho = source->rho > 0 ? source->rho : rows ? 0 : DEFAULT_RHO;
   if (rows == 0) return PITH_OK;
@@ -150,6 +209,8 @@ void pith_query_model_free(pith_context *context, pith_query_model *model) {
   pith_release(context, model->covariance);
   pith_release(context, model->fit);
   pith_release(context, model->probes);
+  pith_release(context, model->local_log_mass);
+  pith_release(context, model->local_answer);
   pith_release(context, model->recorded);
   pith_release(context, model->position);
   pith_release(context, model);

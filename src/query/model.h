@@ -13,11 +13,19 @@ typedef struct pith_query_model {
   double rho;                /* largest norm that certificates and the ball kernel answer for */
   double *mean, *covariance; /* (d), (d, d): moments of the turned fit queries; NULL without recorded queries */
 
-  /* Recorded queries turned to the positions they will be asked from; disjoint by recorded row. */
-  size_t fit_count;
-  float *fit; /* (fit_count, d) */
+  /* Recorded queries turned to the positions they will be asked from; probes and fit queries are
+   * disjoint by recorded row. Of `fit` the first fit_count rows are distinct recorded queries; the
+   * turned_count rows are those, turned to several positions each. */
+  size_t fit_count, turned_count;
+  float *fit; /* (turned_count, d) */
   size_t probe_count;
   float *probes; /* (probe_count, d) */
+
+  /* What a query asked from n + t will see beside the n keys: t + 1 later keys, yet unknown. The keys that it saw
+   * just before it when it was recorded stand in for them. Without positions (no rope) there is none. */
+  float *local_log_mass; /* (turned_count): log sum of exp(logit) over them; -inf: none */
+  float *local_answer;   /* (turned_count, dv): attention over them alone */
+  size_t dv;
 
   /* Recorded queries as they were (fit and probes), for engines that look at the past's own attention:
    * row r was asked from position[r] and saw keys 0 .. position[r]. Ascending in position. */
@@ -31,7 +39,9 @@ typedef struct pith_query_model {
 typedef struct pith_query_source {
   const pith_array *queries;
   size_t query_heads;
-  size_t d, keys; /* dimension and number of keys (n) */
+  size_t d, dv, keys;                 /* dimensions and number of keys (n) */
+  const float *key_rows, *value_rows; /* (n, d), (n, dv) */
+  size_t turns;                       /* positions that each recorded query is turned to; >= 1 */
   double scale, rho, rope_base;
   pith_rope rope;
   size_t query_start, horizon, samples, probes;
@@ -45,8 +55,8 @@ void pith_query_model_free(pith_context *context, pith_query_model *model);
 
 /* Draws `count` queries from the model into out (count, d): samples of the turned fit queries without
  * replacement (with, once they run out), N(mean, covariance), or the sphere of radius rho. */
-pith_status pith_query_model_draw(pith_context *context, const pith_query_model *model, size_t count,
-                                  uint64_t seed, uint32_t object, float *out);
+pith_status pith_query_model_draw(pith_context *context, const pith_query_model *model, size_t count, uint64_t seed,
+                                  uint32_t object, float *out);
 
 /* Turns one vector by the rotary angle of `steps` positions (may be negative). */
 void pith_rope_turn(float *vector, size_t d, pith_rope rope, double base, double steps);

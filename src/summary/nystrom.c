@@ -9,6 +9,7 @@
 #include "linalg/linalg.h"
 #include "summary/engine.h"
 #include "summary/pivots.h"
+#include "summary/refine.h"
 
 /* Ridge, in parts of the mean diagonal of the chosen points. */
 static const double RIDGE = 1e-4;
@@ -18,8 +19,9 @@ enum { REFITS = 4, MOMENT_QUERIES = 256 };
 
 typedef struct nystrom {
   pith_pivots *pivots;
-  double *value_mean; /* (dv) */
-  double balance;     /* b: how much an error in the weights counts beside one in the values */
+  double *value_mean;    /* (dv) */
+  double balance;        /* b: how much an error in the weights counts beside one in the values */
+  pith_lessons *lessons; /* NULL: points are not refined */
 } nystrom;
 
 static double row_weight(const pith_problem *problem, size_t row) {
@@ -83,6 +85,7 @@ static void release(pith_context *context, void *opaque) {
   nystrom *state = opaque;
   if (!state) return;
   pith_pivots_free(context, state->pivots);
+  pith_lessons_free(context, state->lessons);
   pith_release(context, state->value_mean);
   pith_release(context, state);
 }
@@ -117,6 +120,8 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   size_t spare = pith_min_size(problem->candidates, most + most / 16 + 4);
   if (status == PITH_OK) status = prepare_state(context, problem, kernel, spare, state);
   pith_kernel_free(context, kernel);
+  if (status == PITH_OK && problem->refine > 0 && problem->model->kind == PITH_QUERIES_SAMPLES)
+    status = pith_lessons_create(context, problem, state->value_mean, &state->lessons);
   if (status < 0)
     release(context, state);
   else
@@ -182,6 +187,8 @@ static pith_status take(pith_context *context, const pith_problem *problem, cons
   pith_release(context, active);
   pith_release(context, matrix);
   pith_release(context, fit);
+  if (status == PITH_OK && state->lessons)
+    status = pith_refine(context, problem, state->lessons, problem->refine, points);
   return status;
 }
 

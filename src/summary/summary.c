@@ -6,7 +6,7 @@
 
 #include "attention/attention.h"
 
-enum { SCRATCH_QUERIES = 0 }; /* the rows below use another slot */
+enum { SCRATCH_QUERIES = 0, SCRATCH_JOBS = 1 }; /* attention has its own slot */
 
 const char *pith_certificate_kind_name(pith_certificate_kind kind) {
   switch (kind) {
@@ -219,9 +219,24 @@ static pith_status check_queries(pith_context *context, const pith_summary *summ
   return PITH_OK;
 }
 
-pith_status pith_summary_attend(pith_context *context, const pith_summary *summary, const pith_array *queries,
-                                double scale, float *out) {
-  PITH_TRY(check_queries(context, summary, queries));
+/* The points of one head as rows to attend to. */
+static pith_rows points_of(const pith_summary *summary, size_t index) {
+  const pith_head_view *view = &summary->slot[index].view;
+  ptrdiff_t size = (ptrdiff_t)pith_dtype_size(view->store);
+  return (pith_rows){.keys = view->keys,
+                     .values = view->values,
+                     .key_stride = size * (ptrdiff_t)view->d,
+                     .value_stride = size * (ptrdiff_t)view->dv,
+                     .dtype = view->store,
+                     .count = view->points,
+                     .d = view->d,
+                     .dv = view->dv,
+                     .log_weight = summary->info.folded ? NULL : view->log_weight};
+}
+
+/* later: NULL, or the rows that come after the summary. */
+static pith_status attend(pith_context *context, const pith_summary *summary, const pith_array *queries,
+                          const pith_row_source *later, double scale, float *out) {
   if (scale == 0) scale = summary->info.scale;
   if (!isfinite(scale)) return pith_fail(context, PITH_E_ARGUMENT, "scale: %g is not finite", scale);
   size_t layers = summary->info.layers, heads = summary->info.heads, query_heads = pith_array_heads(queries);
@@ -233,29 +248,49 @@ pith_status pith_summary_attend(pith_context *context, const pith_summary *summa
     return pith_fail(context, PITH_E_SHAPE, "queries: %zu rows of %zu numbers for %zu heads do not fit in memory", m, d,
                      query_heads);
   float *scaled = pith_scratch(context, SCRATCH_QUERIES, numbers * sizeof *scaled);
-  if (!scaled) return PITH_E_MEMORY;
-  for (size_t i = 0; i < layers * query_heads; i++) {
-    pith_array rows = pith_array_head(queries, i / query_heads, i % query_heads);
-    PITH_TRY(pith_array_to_f32(context, &rows, "queries", scale, scaled + i * m * d));
-  }
+  pith_attend_job *jobs = pith_scratch(context, SCRATCH_JOBS, layers * heads * sizeof *jobs);
+  if (!scaled || !jobs) return PITH_E_MEMORY;
+  PITH_TRY(pith_queries_to_f32(context, queries, scale, scaled));
 
-  /* The query heads of a group lie together, so that one pass over the points answers all of them. */
+  /* The query heads of a group lie together, so that one job over the points of a head answers all of them. */
   for (size_t i = 0; i < layers * heads; i++) {
-    const pith_head_view *view = &summary->slot[i].view;
-    ptrdiff_t size = (ptrdiff_t)pith_dtype_size(view->store);
-    pith_rows rows = {.keys = view->keys,
-                      .values = view->values,
-                      .key_stride = size * (ptrdiff_t)view->d,
-                      .value_stride = size * (ptrdiff_t)view->dv,
-                      .dtype = view->store,
-                      .count = view->points,
-                      .d = view->d,
-                      .dv = view->dv,
-                      .log_weight = summary->info.folded ? NULL : view->log_weight};
-    PITH_TRY(pith_attend_rows(context, &rows, scaled + i * group * m * d, group * m, out));
-    out += group * m * view->dv;
+    jobs[i] = (pith_attend_job){
+        .rows = points_of(summary, i), .heads = group, .queries = m, .query = scaled + i * group * m * d, .out = out};
+    if (later) {
+      jobs[i].later = pith_row_source_head(later, i);
+      jobs[i].later_mask = (pith_mask){.causal = true, .first = (ptrdiff_t)jobs[i].later.count - (ptrdiff_t)m};
+    }
+    out += group * m * jobs[i].rows.dv;
   }
-  return PITH_OK;
+  return pith_attend_jobs(context, jobs, layers * heads);
+}
+
+pith_status pith_summary_attend(pith_context *context, const pith_summary *summary, const pith_array *queries,
+                                double scale, float *out) {
+  PITH_TRY(check_queries(context, summary, queries));
+  return attend(context, summary, queries, NULL, scale, out);
+}
+
+pith_status pith_summary_attend_beside(pith_context *context, const pith_summary *summary, const pith_array *queries,
+                                       const pith_array *later_keys, const pith_array *later_values, double scale,
+                                       float *out) {
+  PITH_TRY(check_queries(context, summary, queries));
+  PITH_TRY(pith_check_shapes(context, queries, later_keys, later_values));
+  size_t layers = summary->info.layers, heads = summary->info.heads;
+  if (pith_array_layers(later_keys) != layers || pith_array_heads(later_keys) != heads)
+    return pith_fail(context, PITH_E_SHAPE,
+                     "later keys: %zu layers of %zu heads; the summary has %zu layers of %zu kv heads",
+                     pith_array_layers(later_keys), pith_array_heads(later_keys), layers, heads);
+  for (size_t i = 0; i < layers * heads; i++)
+    if (summary->slot[i].view.dv != later_values->shape[later_values->ndim - 1])
+      return pith_fail(context, PITH_E_SHAPE,
+                       "later values: rows of %zu numbers; the values of layer %zu, head %zu have %zu",
+                       later_values->shape[later_values->ndim - 1], i / heads, i % heads, summary->slot[i].view.dv);
+  pith_row_source later;
+  PITH_TRY(pith_row_source_open(context, later_keys, later_values, &later));
+  pith_status status = attend(context, summary, queries, &later, scale, out);
+  pith_row_source_close(context, &later);
+  return status;
 }
 
 /* ---- Merging ---- */
