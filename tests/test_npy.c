@@ -223,6 +223,30 @@ static void test_pipe(void **state) {
   test_context_free(context);
 }
 
+static void test_standard_output(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  float data[4] = {1, 2, 3, 4};
+  pith_array array = pith_array_matrix(data, PITH_F32, 2, 2), read;
+  (void)fflush(stdout);
+  int target = open(path_of("out.npy"), O_WRONLY | O_CREAT, 0600), standard = dup(STDOUT_FILENO);
+  assert_true(target >= 0 && standard >= 0);
+  assert_int_equal(dup2(target, STDOUT_FILENO), STDOUT_FILENO);
+  close(target);
+  pith_status status = pith_npy_write(context, "-", &array);
+  bool open_still = fcntl(STDOUT_FILENO, F_GETFD) >= 0;
+  assert_int_equal(dup2(standard, STDOUT_FILENO), STDOUT_FILENO);
+  close(standard);
+  assert_ok(context, status);
+  assert_true(open_still);
+  pith_file *file = NULL;
+  assert_ok(context, pith_npy_open(context, path_of("out.npy"), &file, &read));
+  assert_memory_equal(read.data, data, sizeof data);
+  pith_file_close(file);
+  assert_int_equal(unlink(path_of("out.npy")), 0);
+  test_context_free(context);
+}
+
 /* ---- Bad ---- */
 
 static void test_bad_headers(void **state) {
@@ -395,6 +419,7 @@ int main(void) {
       cmocka_unit_test(test_round_trip),
       cmocka_unit_test(test_zero_rows),
       cmocka_unit_test(test_pipe),
+      cmocka_unit_test(test_standard_output),
       cmocka_unit_test(test_bad_headers),
       cmocka_unit_test(test_truncation_and_excess),
       cmocka_unit_test(test_bad_paths),
