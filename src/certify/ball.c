@@ -48,7 +48,8 @@ static gross gross_sums(const pith_frame *frame, double rho, bool with_exact) {
  * backward error is of the same kind. Factor 4 for constants. */
 static double relative_error(const pith_frame *frame) {
   double panels = (double)(pith_panel_count(frame->rows));
-  double depth = 2.0 * (double)(frame->d + frame->dv) + PITH_DEGREE_LIMIT + 2 * PITH_DEGREE_PANEL + panels * panels;
+  double longest = (double)pith_min_size(PITH_DEGREE_PANEL, frame->rows);
+  double depth = 2.0 * (double)(frame->d + frame->dv) + PITH_DEGREE_LIMIT + 2 * longest + panels * panels;
   return sqrt(4 * depth * DBL_EPSILON);
 }
 

@@ -75,7 +75,8 @@ static void quadratic_forms(gaussian *g, double *numerator, double *denominator)
  * size is at most `exponent`), sums over panels; and of the weights. */
 static double relative_error(const pith_frame *frame, double exponent) {
   double panels = (double)(pith_panel_count(frame->rows));
-  double depth = (double)(frame->d + frame->dv) * (1 + exponent) + 2 * PANEL + panels * panels;
+  double longest = (double)pith_min_size(PITH_DEGREE_PANEL, frame->rows);
+  double depth = (double)(frame->d + frame->dv) * (1 + exponent) + 2 * longest + panels * panels;
   return sqrt(4 * depth * DBL_EPSILON) + frame->weight_error;
 }
 
