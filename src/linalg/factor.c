@@ -6,7 +6,7 @@
 
 #include "linalg/linalg.h"
 
-enum { BLOCK = 256, ROWS = 512 };
+enum { BLOCK = 256 };
 
 /* Right-looking by blocks, so that the large part is the parallel product. */
 pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t lda) {
@@ -35,26 +35,6 @@ void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, s
               (int)ldb);
   cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, (int)n, (int)columns, 1, l, (int)lda, b,
               (int)ldb);
-}
-
-typedef struct solve {
-  const float *l;
-  float *b;
-  size_t n, lda, rows, ldb;
-} solve;
-
-static void solve_rows(void *argument, size_t index, int thread) {
-  (void)thread;
-  const solve *s = argument;
-  size_t begin = index * ROWS, count = pith_min_size(ROWS, s->rows - begin);
-  cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (int)count, (int)s->n, 1, s->l,
-              (int)s->lda, s->b + begin * s->ldb, (int)s->ldb);
-}
-
-void pith_solve_lower_right_f32(pith_context *context, const float *l, size_t n, size_t lda, float *b, size_t rows,
-                                size_t ldb) {
-  if (n == 0) return;
-  pith_parallel_for(context, (rows + ROWS - 1) / ROWS, solve_rows, &(solve){l, b, n, lda, rows, ldb});
 }
 
 pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values,

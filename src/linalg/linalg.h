@@ -24,10 +24,6 @@ pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t
 /* Solves L L^T X = B in place, B n x columns. */
 void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb);
 
-/* X L^T = B in place, i.e. rows of B (rows x n) by the inverse transpose of the lower factor. */
-void pith_solve_lower_right_f32(pith_context *context, const float *l, size_t n, size_t lda, float *b, size_t rows,
-                                size_t ldb);
-
 /* Eigenvalues ascending and eigenvectors (row i of `vectors` belongs to values[i]) of a symmetric matrix. */
 pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values,
                                      double *vectors);

@@ -1,0 +1,316 @@
+/* test_nystrom.c - pivots, refit and refinement against their double twins; the laws they must obey. */
+#include "nystrom.h"
+#include "summary/engine.h"
+#include "summary/pivots.h"
+#include "summary/refine.h"
+#include "test.h"
+
+enum { N = 220, D = 8, DV = 5, ROWS = 200, GROUP = 2 };
+
+typedef struct fixture {
+  float *keys, *values, *queries;
+  uint8_t exact[N];
+  pith_array head[GROUP];
+  pith_query_source source;
+  pith_query_model *model;
+  pith_problem problem;
+} fixture;
+
+static void make(pith_context *context, fixture *f, pith_query_kind kind, size_t probes) {
+  memset(f, 0, sizeof *f);
+  f->keys = test_gaussian(1, N * D, 1);
+  f->values = test_gaussian(2, N * DV, 1);
+  f->queries = test_gaussian(3, GROUP * ROWS * D, 1.5);
+  for (size_t j = 0; j < GROUP; j++) f->head[j] = pith_array_matrix(f->queries + j * ROWS * D, PITH_F32, ROWS, D);
+  f->source = (pith_query_source){.queries = f->head,
+                                  .query_heads = GROUP,
+                                  .d = D,
+                                  .dv = DV,
+                                  .keys = N,
+                                  .key_rows = f->keys,
+                                  .value_rows = f->values,
+                                  .turns = 1,
+                                  .scale = 0.35,
+                                  .query_start = PITH_UNSET,
+                                  .horizon = 64,
+                                  .probes = probes,
+                                  .kind = kind,
+                                  .seed = 5};
+  assert_ok(context, pith_query_model_create(context, &f->source, &f->model));
+  for (size_t i = 0; i < 4; i++) f->exact[i] = f->exact[N - 1 - i] = 1;
+  f->problem = (pith_problem){.n = N,
+                              .d = D,
+                              .dv = DV,
+                              .keys = f->keys,
+                              .values = f->values,
+                              .exact = f->exact,
+                              .candidates = N - 8,
+                              .model = f->model,
+                              .seed = 11};
+}
+
+static void unmake(pith_context *context, fixture *f) {
+  pith_query_model_free(context, f->model);
+  free(f->keys);
+  free(f->values);
+  free(f->queries);
+}
+
+/* The whole kernel as the library computes it, in double. */
+static double *whole_kernel(pith_context *context, const pith_kernel *kernel) {
+  size_t rows[N];
+  float *out = malloc(N * N * sizeof *out);
+  double *whole = malloc(N * N * sizeof *whole);
+  for (size_t i = 0; i < N; i++) rows[i] = i;
+  assert_ok(context, pith_kernel_rows(context, kernel, rows, N, out));
+  for (size_t i = 0; i < N * N; i++) whole[i] = out[i];
+  free(out);
+  return whole;
+}
+
+static void test_pivots_match_reference(void **state) {
+  (void)state;
+  enum { MOST = 60, COLUMNS = 3 };
+  pith_context *context = test_context(2);
+  for (int kind = PITH_QUERIES_BALL; kind <= PITH_QUERIES_SAMPLES; kind++) {
+    fixture f;
+    make(context, &f, (pith_query_kind)kind, 20);
+    pith_kernel *kernel = NULL;
+    assert_ok(context, pith_kernel_create(context, f.model, f.keys, NULL, N, &kernel));
+    double importance[N], *whole = whole_kernel(context, kernel), *wide = malloc(N * COLUMNS * sizeof *wide);
+    float *coefficients = test_gaussian(9, N * COLUMNS, 1);
+    for (size_t i = 0; i < N; i++) importance[i] = f.exact[i] ? 0 : 1 + (double)(i % 3);
+    for (size_t i = 0; i < N * COLUMNS; i++) wide[i] = coefficients[i];
+    pith_pivots *p = NULL;
+    assert_ok(context, pith_pivots_choose(context, kernel, importance, coefficients, COLUMNS, MOST, 3, 0, &p));
+    bool seen[N] = {false};
+    for (size_t s = 0; s < p->count; s++) {
+      assert_true(!f.exact[p->row[s]] && !seen[p->row[s]]);
+      seen[p->row[s]] = true;
+      for (size_t t = 0; t <= s; t++)
+        assert_true(fabs(p->kernel[s * MOST + t] - whole[p->row[s] * N + p->row[t]]) <=
+                    1e-5 * fabs(whole[p->row[s] * N + p->row[s]]));
+      for (size_t j = 0; j < COLUMNS; j++) {
+        double sum = 0, size = 0;
+        for (size_t i = 0; i < N; i++) {
+          sum += whole[p->row[s] * N + i] * wide[i * COLUMNS + j];
+          size += fabs(whole[p->row[s] * N + i] * wide[i * COLUMNS + j]);
+        }
+        assert_true(fabs(p->target[s * COLUMNS + j] - sum) <= 1e-4 * size);
+      }
+    }
+    double start = reference_trace_left(whole, N, importance, p->row, 0);
+    double left = reference_trace_left(whole, N, importance, p->row, p->count);
+    assert_true(fabs(p->remaining - left / start) < 2e-5);
+    assert_true(p->count == MOST || p->remaining < 1e-5);
+    pith_pivots_free(context, p);
+    pith_kernel_free(context, kernel);
+    free(whole);
+    free(wide);
+    free(coefficients);
+    unmake(context, &f);
+  }
+  pith_context_free(context);
+}
+
+/* The law of the choice. The first pivot is drawn with probability proportional to the diagonal, the second to what is
+ * left of it; with blocks and rejection as without. Rows lie in four clusters. Over 3000 seeds the clusters of the
+ * first two pivots are held against the law by chi-square over 16 cells: 15 degrees of freedom, p = 1e-4 at 44.3. The
+ * control forgets the elimination, so that a second pivot of the same cluster keeps its share of about a quarter where
+ * the law gives it less than two thirds of that: 3000 / 4 * (1/3)^2 > 80. */
+static void test_pivot_law(void **state) {
+  (void)state;
+  enum { SMALL = 24, CLUSTERS = 4, CELLS = CLUSTERS * CLUSTERS, SEEDS = 3000 };
+  pith_context *context = test_context(1);
+  float *feature = test_gaussian(4, SMALL * 4, 1);
+  float mapped[SMALL] = {0}, log_scale[SMALL], diagonal[SMALL];
+  double kernel_whole[SMALL * SMALL], importance[SMALL], law[CELLS] = {0}, naive[CELLS] = {0};
+  float coefficients[SMALL] = {0};
+  for (size_t i = 0; i < SMALL; i++) {
+    for (size_t j = 0; j < 4; j++) feature[i * 4 + j] += 2.0f * (i % CLUSTERS == j); /* four clusters */
+    log_scale[i] = -30;
+    importance[i] = 1;
+  }
+  double trace = 0;
+  for (size_t i = 0; i < SMALL; i++)
+    for (size_t j = 0; j < SMALL; j++) {
+      double sum = 0;
+      for (size_t k = 0; k < 4; k++) sum += (double)feature[i * 4 + k] * feature[j * 4 + k];
+      kernel_whole[i * SMALL + j] = sum;
+      if (i == j) {
+        diagonal[i] = (float)sum;
+        trace += sum;
+      }
+    }
+  for (size_t a = 0; a < SMALL; a++) {
+    double left[SMALL], total = 0;
+    for (size_t i = 0; i < SMALL; i++) {
+      double c = kernel_whole[i * SMALL + a];
+      left[i] = i == a ? 0 : kernel_whole[i * SMALL + i] - c * c / kernel_whole[a * SMALL + a];
+      total += left[i];
+    }
+    for (size_t i = 0; i < SMALL; i++) {
+      size_t cell = a % CLUSTERS * CLUSTERS + i % CLUSTERS;
+      double first = kernel_whole[a * SMALL + a] / trace;
+      law[cell] += first * left[i] / total;
+      naive[cell] += first * kernel_whole[i * SMALL + i] / trace;
+    }
+  }
+  pith_kernel kernel = {.n = SMALL,
+                        .features = 4,
+                        .feature = feature,
+                        .d = 1,
+                        .mapped = mapped,
+                        .log_scale = log_scale,
+                        .diagonal = diagonal};
+  double count[CELLS] = {0}, chi = 0, control = 0;
+  for (uint64_t seed = 0; seed < SEEDS; seed++) {
+    pith_pivots *p = NULL;
+    assert_ok(context, pith_pivots_choose(context, &kernel, importance, coefficients, 1, 4, seed, 0, &p));
+    assert_true(p->count >= 2);
+    count[p->row[0] % CLUSTERS * CLUSTERS + p->row[1] % CLUSTERS]++;
+    pith_pivots_free(context, p);
+  }
+  for (size_t c = 0; c < CELLS; c++) {
+    chi += pow(count[c] - SEEDS * law[c], 2) / (SEEDS * law[c]);
+    control += pow(count[c] - SEEDS * naive[c], 2) / (SEEDS * naive[c]);
+  }
+  if (chi > 44.3) fail_msg("chi-square %g over 15 degrees of freedom", chi);
+  if (control < 44.3) fail_msg("the control passes: chi-square %g", control);
+  free(feature);
+  pith_context_free(context);
+}
+
+/* Points taken without refinement are the reference's fit over the same pivots. */
+static void test_fit_matches_reference(void **state) {
+  (void)state;
+  enum { COUNT = 30 };
+  pith_context *context = test_context(1);
+  fixture f;
+  make(context, &f, PITH_QUERIES_SAMPLES, 20);
+  void *engine = NULL;
+  pith_points *points = NULL;
+  assert_ok(context, pith_engine_nystrom.prepare(context, &f.problem, COUNT, &engine));
+  assert_ok(context, pith_points_create(context, COUNT, D, DV, &points));
+  assert_ok(context, pith_engine_nystrom.take(context, &f.problem, engine, COUNT, points));
+  assert_int_equal(points->count, COUNT);
+
+  pith_kernel *kernel = NULL;
+  assert_ok(context, pith_kernel_create(context, f.model, f.keys, NULL, N, &kernel));
+  double *whole = whole_kernel(context, kernel), mean[DV] = {0}, coefficients[N * (DV + 1)], fit[COUNT * (DV + 1)];
+  for (size_t i = 0; i < N; i++)
+    for (size_t j = 0; j < DV && !f.exact[i]; j++) mean[j] += f.values[i * DV + j] / (double)(N - 8);
+  for (size_t i = 0; i < N; i++) {
+    for (size_t j = 0; j < DV; j++) coefficients[i * (DV + 1) + j] = f.exact[i] ? 0 : f.values[i * DV + j] - mean[j];
+    coefficients[i * (DV + 1) + DV] = f.exact[i] ? 0 : 1;
+  }
+  size_t pivot[COUNT];
+  for (size_t s = 0; s < COUNT; s++) pivot[s] = (size_t)points->index[s];
+  reference_fit(whole, N, pivot, COUNT, 1e-4, coefficients, DV + 1, fit);
+  for (size_t s = 0; s < COUNT; s++) {
+    double weight = fit[s * (DV + 1) + DV];
+    assert_true(fabs(exp(points->log_weight[s]) - weight) < 2e-3 * (1 + weight));
+    for (size_t j = 0; j < DV; j++) {
+      double value = fit[s * (DV + 1) + j] / weight + mean[j];
+      assert_true(fabs(points->values[s * DV + j] - value) * weight < 1e-2 * (1 + fabs(value) * weight));
+    }
+  }
+  pith_engine_nystrom.release(context, engine);
+  pith_points_free(context, points);
+  pith_kernel_free(context, kernel);
+  free(whole);
+  unmake(context, &f);
+  pith_context_free(context);
+}
+
+static double *widen(const float *x, size_t count) {
+  double *out = malloc(count * sizeof *out);
+  for (size_t i = 0; i < count; i++) out[i] = x[i];
+  return out;
+}
+
+/* One step of Adam moves every number against the sign of its gradient: held against finite differences of the double
+ * loss. Many steps lower the plain loss. 400 recorded queries are fewer than a batch, so a batch has all of them, some
+ * twice; signs are compared where the gradient is not small. */
+static void test_refinement(void **state) {
+  (void)state;
+  enum { COUNT = 20 };
+  pith_context *context = test_context(2);
+  fixture f;
+  make(context, &f, PITH_QUERIES_SAMPLES, 0);
+  void *engine = NULL;
+  pith_points *start = NULL, *points = NULL;
+  assert_ok(context, pith_engine_nystrom.prepare(context, &f.problem, COUNT, &engine));
+  assert_ok(context, pith_points_create(context, COUNT, D, DV, &start));
+  assert_ok(context, pith_engine_nystrom.take(context, &f.problem, engine, COUNT, start));
+  double value_mean[DV] = {0};
+  pith_lessons *lessons = NULL;
+  assert_ok(context, pith_lessons_create(context, &f.problem, value_mean, &lessons));
+  size_t count = lessons->count;
+  double *queries = widen(lessons->queries, count * D), *mass = widen(lessons->fixed_log_mass, count),
+         *fixed = widen(lessons->fixed_answer, count * DV), *target = widen(lessons->answer, count * DV);
+  double *keys = widen(start->keys, COUNT * D), *weights = widen(start->log_weight, COUNT),
+         *values = widen(start->values, COUNT * DV);
+#define LOSS(soft) reference_refine_loss(queries, count, keys, weights, values, COUNT, D, DV, mass, fixed, target, soft)
+  double before = LOSS(0), soft = 0.1 * before;
+
+  for (size_t steps = 2; steps <= 200; steps += 198) {
+    assert_ok(context, pith_points_create(context, COUNT, D, DV, &points));
+    for (size_t s = 0; s < COUNT; s++)
+      pith_points_append(points, &f.problem, (size_t)start->index[s], start->log_weight[s]);
+    memcpy(points->values, start->values, COUNT * DV * sizeof(float));
+    assert_ok(context, pith_refine(context, &f.problem, lessons, steps, points));
+    if (steps == 2) {
+      size_t right = 0, wrong = 0;
+      struct {
+        double *x;
+        const float *from, *to;
+        size_t size;
+      } part[3] = {{keys, start->keys, points->keys, COUNT * D},
+                   {weights, start->log_weight, points->log_weight, COUNT},
+                   {values, start->values, points->values, COUNT * DV}};
+      for (int k = 0; k < 3; k++) {
+        double gradient[COUNT * D], largest = 0;
+        for (size_t i = 0; i < part[k].size; i++) {
+          double keep = part[k].x[i];
+          part[k].x[i] = keep + 1e-5;
+          double up = LOSS(soft);
+          part[k].x[i] = keep - 1e-5;
+          gradient[i] = (up - LOSS(soft)) / 2e-5;
+          part[k].x[i] = keep;
+          largest = fmax(largest, fabs(gradient[i]));
+        }
+        for (size_t i = 0; i < part[k].size; i++) {
+          if (fabs(gradient[i]) < 0.3 * largest) continue;
+          bool against = (part[k].to[i] < part[k].from[i]) == (gradient[i] > 0);
+          right += against;
+          wrong += !against;
+        }
+      }
+      assert_true(right >= 20);
+      if (wrong > 0) fail_msg("%zu of %zu steps go up the slope", wrong, right + wrong);
+    } else {
+      double *moved[3] = {widen(points->keys, COUNT * D), widen(points->log_weight, COUNT),
+                          widen(points->values, COUNT * DV)};
+      double after =
+          reference_refine_loss(queries, count, moved[0], moved[1], moved[2], COUNT, D, DV, mass, fixed, target, 0);
+      if (after > 0.85 * before) fail_msg("loss %g -> %g", before, after);
+      for (int k = 0; k < 3; k++) free(moved[k]);
+    }
+    pith_points_free(context, points);
+  }
+  pith_lessons_free(context, lessons);
+  pith_points_free(context, start);
+  pith_engine_nystrom.release(context, engine);
+  double *all[] = {queries, mass, fixed, target, keys, weights, values};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+  unmake(context, &f);
+  pith_context_free(context);
+}
+
+int main(void) {
+  test_skip_unless_isa();
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_pivots_match_reference), cmocka_unit_test(test_pivot_law),
+                                     cmocka_unit_test(test_fit_matches_reference), cmocka_unit_test(test_refinement)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
