@@ -104,8 +104,7 @@ pith_status pith_file_open(pith_context *context, const char *path, pith_file **
   pith_file *file = NULL;
   pith_status status = create(context, standard ? "standard input" : path, &file);
   /* Standard input may be a regular file that was read from already, so it is never mapped. */
-  if (status == PITH_OK)
-    status = standard ? read_whole(context, file, descriptor) : map_or_read(context, file, descriptor);
+  if (file) status = standard ? read_whole(context, file, descriptor) : map_or_read(context, file, descriptor);
   if (!standard) close(descriptor);
   if (status < 0) {
     pith_file_close(file);

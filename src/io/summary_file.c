@@ -175,7 +175,7 @@ static size_t list_items(const pith_summary *summary, item *items) {
 }
 
 static bool describe_items(json_t *header, const item *items, size_t count) {
-  size_t at = 0;
+  json_int_t at = 0;
   bool done = true;
   for (size_t i = 0; i < count; i++) {
     const pith_array *array = &items[i].array;
@@ -184,10 +184,10 @@ static bool describe_items(json_t *header, const item *items, size_t count) {
     for (size_t j = 0; small[j]; j++) dtype[j] = (char)(small[j] >= 'a' ? small[j] - 'a' + 'A' : small[j]);
     json_t *shape = array->ndim == 2 ? json_pack("[I,I]", (json_int_t)array->shape[0], (json_int_t)array->shape[1])
                                      : json_pack("[I]", (json_int_t)array->shape[0]);
-    json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype, "shape", shape, "data_offsets", (json_int_t)at,
-                              (json_int_t)(at + items[i].bytes));
+    json_t *entry = json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype, "shape", shape, "data_offsets", at,
+                              at + (json_int_t)items[i].bytes);
     done &= json_object_set_new(header, items[i].name, entry) == 0;
-    at += items[i].bytes;
+    at += (json_int_t)items[i].bytes;
   }
   return done;
 }

@@ -17,7 +17,7 @@ static void join(char name[NAME_ROOM], const char *prefix, const char *key) {
 /* ---- Numbers: JSON's, with 17 digits, and "inf" ---- */
 
 static bool print_number(double number, char text[NUMBER_ROOM]) {
-  if (isinf(number) && number > 0) return strcpy(text, "inf"), true;
+  if (isinf(number) && number > 0) return memcpy(text, "inf", 4), true;
   json_t *value = json_real(number);
   size_t length = value ? json_dumpb(value, text, NUMBER_ROOM - 1, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17)) : 0;
   json_decref(value);

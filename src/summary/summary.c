@@ -384,7 +384,7 @@ pith_status pith_summary_merge(pith_context *context, const pith_summary *const 
   for (size_t part = 0; part < count; part++) {
     const pith_summary_info *info = &parts[part]->info;
     merged->info.other_bytes += info->other_bytes;
-    if (strcmp(info->engine, merged->info.engine) != 0) strcpy(merged->info.engine, "mixed");
+    if (strcmp(info->engine, merged->info.engine) != 0) memcpy(merged->info.engine, "mixed", sizeof "mixed");
     if (info->query_model != merged->info.query_model) merged->info.query_model = PITH_QUERIES_AUTO;
     merged->rho = fmin(merged->rho, parts[part]->rho);
   }
