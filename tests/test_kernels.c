@@ -307,7 +307,8 @@ static void check_attend(const pith_kernels *table, const attend_case *c, uint64
 
 static void attend_body(const pith_kernels *table) {
   const pith_dtype dtypes[] = {PITH_F32, PITH_F16, PITH_BF16};
-  const size_t widths[] = {1, 5, 8, 15, 16, 24, 33, 64, 65, 80, 129}, rows[] = {0, 1, 3, 16, 63, 64, 65, 130, 300};
+  const size_t widths[] = {1, 5, 8, 15, 16, 24, 33, 64, 65, 80, 129},
+               rows[] = {0, 1, 3, 16, 63, 64, 65, 130, 300, 1100};
   uint64_t seed = 100;
   for (size_t t = 0; t < 3; t++)
     for (size_t group = 1; group <= PITH_MAX_GROUP; group++)
@@ -322,7 +323,7 @@ static void attend_body(const pith_kernels *table) {
                          .ranges = number / 2 % 2,
                          .padding = number % 4};
         check_attend(table, &c, seed);
-        c.rows = 200;
+        c.rows = 600;
         c.ranges = !c.ranges;
         c.split = 77;
         check_attend(table, &c, seed + 4);

@@ -117,12 +117,15 @@ static void f32_to_bf16(const float *in, uint16_t *out, size_t n) {
  * key, the queries side by side (logit[key * width + query]), so that masks, maxima and exponentials work on
  * whole vectors whatever the width. `storage` and `width` are constants wherever these are expanded. */
 
-enum { TILE = 64 }; /* keys; a multiple of LANES */
+enum {
+  LOGITS = 512, /* of a tile of LOGITS / width keys: few turns between keys and values, which memory dislikes */
+  AHEAD = 64    /* rows between what is computed and what is asked for */
+};
 
-/* Asks for the row one tile further on, so that memory works while we compute. Into the second cache: the
- * first would lose what this tile still needs. Asking beyond the last row is harmless. */
+/* Asks for a row further on, so that memory works while we compute. Into the second cache: the first would
+ * lose what this tile still needs. Asking beyond the last row is harmless. */
 ALWAYS_INLINE void prefetch_row(const char *row, ptrdiff_t stride, size_t bytes) {
-  const uintptr_t at = (uintptr_t)row + (uintptr_t)(TILE * stride);
+  const uintptr_t at = (uintptr_t)row + (uintptr_t)(AHEAD * stride);
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)(at + i), 0, 2);
 }
 
@@ -242,7 +245,7 @@ ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, 
   const size_t group = block->group, dv = block->dv;
   const float *query[PITH_MAX_GROUP];
   size_t begin[PITH_MAX_GROUP], end[PITH_MAX_GROUP], first = block->rows, last = 0;
-  float top[PITH_MAX_GROUP], sum[PITH_MAX_GROUP], factor[PITH_MAX_GROUP], logit[TILE * PITH_MAX_GROUP];
+  float top[PITH_MAX_GROUP], sum[PITH_MAX_GROUP], factor[PITH_MAX_GROUP], logit[LOGITS];
   for (size_t q = 0; q < PITH_MAX_GROUP; q++) {
     bool real = q < group;
     query[q] = block->queries + (real ? q : 0) * block->d;
@@ -257,8 +260,9 @@ ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, 
 
   enum { WIDE = 4 };
   const int registers = COLUMN_REGISTERS / width < WIDE ? COLUMN_REGISTERS / width : WIDE;
-  for (; first < last; first += TILE) {
-    const size_t rows = pith_min_size(TILE, last - first);
+  const size_t tile = LOGITS / (size_t)width;
+  for (; first < last; first += tile) {
+    const size_t rows = pith_min_size(tile, last - first);
     const char *keys = (const char *)block->keys + (ptrdiff_t)first * block->key_stride;
     const char *values = (const char *)block->values + (ptrdiff_t)first * block->value_stride;
     tile_logits(storage, width, query, block->d, keys, block->key_stride, rows,
