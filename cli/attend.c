@@ -164,7 +164,7 @@ done:
 const cli_command command_attend = {
     .name = "attend",
     .summary = "answer queries, exactly or from a summary",
-    .usage = "(--summary F | --keys K.npy --values V.npy) --queries Q.npy [OPTION]... -o OUT.npy",
+    .usage = "(--summary~F~| --keys~K.npy --values~V.npy) --queries~Q.npy [OPTION]... -o~OUT.npy",
     .description =
         "Computes softmax attention. With --keys and --values the answers are exact (f32 arithmetic);\n"
         "with --summary they come from its few points, and 'pith inspect' says what is promised of\n"

@@ -45,9 +45,9 @@ typedef struct {
   size_t word_value;
   const cli_choice *choices;
   const char *later; /* values of a choice that a later version will have, such as "q8 q4" */
-  const char *(*list)(size_t index);
-  bool (*parse)(const char *text, void *group); /* false: not understood */
-  const char *allowed;                          /* what `parse` understands */
+  const char *(*list)(size_t index), *(*list_help)(size_t index); /* names, and a line about each */
+  bool (*parse)(const char *text, void *group);                   /* false: not understood */
+  const char *allowed;                                            /* what `parse` understands */
 } cli_option;
 
 typedef struct { /* a list ends with title NULL */
@@ -76,15 +76,14 @@ typedef struct cli_session cli_session;
 typedef struct cli_command {
   const char *name;
   const char *summary;     /* one line */
-  const char *usage;       /* what follows "pith NAME" */
+  const char *usage;       /* what follows "pith NAME"; ~ is a space that is not broken at */
   const char *description; /* a paragraph or two */
   const char *examples;
   const cli_group *groups;
   size_t arguments_size;
   void (*defaults)(void *arguments); /* after zeros and the common defaults; may be NULL */
   size_t least_operands, most_operands;
-  const char *operand;              /* what an operand is called: "a summary file" */
-  bool operands_are_words;          /* complete with nothing rather than with files */
+  const char *operand;              /* what an operand is called: "summary file" */
   int (*run)(cli_session *session); /* yields the exit code */
 } cli_command;
 
@@ -128,6 +127,8 @@ typedef struct cli_progress {
   size_t tenth;
 } cli_progress;
 
+enum { MOST_INPUTS = 8 };
+
 struct cli_session {
   const cli_command *command;
   void *arguments;
@@ -137,6 +138,10 @@ struct cli_session {
   pith_context *context;
   FILE *out;                  /* for reports: stdout, or stderr when stdout carries the output file */
   const char *standard_input; /* option that has taken it */
+  struct {
+    const char *option, *path;
+  } opened[MOST_INPUTS]; /* so that a failure can name the file */
+  size_t opened_count;
   cli_progress progress;
   double started;
 };
@@ -146,7 +151,8 @@ double session_seconds(const cli_session *session);
 
 /* "pith NAME: sentence", and where help is; yields EXIT_USAGE. */
 int usage_error(const cli_command *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Says why a call of the library failed; yields the exit code of the status. */
+/* Says why a call of the library failed, naming the file of the argument that it complains of; yields the exit code
+ * of the status. */
 int session_fail(cli_session *session, pith_status status);
 /* Says why the command itself failed; yields `code`. */
 int session_error(cli_session *session, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));

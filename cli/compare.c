@@ -40,8 +40,8 @@ static const cli_option measure_options[] = {
     {.name = NULL}};
 
 static const cli_option judge_options[] = {
-    {"engines", 0, OPTION_TEXT, "all|LIST", "build these engines and compare them, such as nystrom,uniform",
-     FIELD(engines)},
+    {"engines", 0, OPTION_TEXT, "all|LIST",
+     "build these engines and compare them, such as nystrom,uniform (names: pith help compress)", FIELD(engines)},
     {"sizes", 0, OPTION_TEXT, "LIST", "ratios or numbers of points (default 1/4,1/8,1/16)", FIELD(sizes)},
     {"prompt-queries", 0, OPTION_FILE, "P.npy", "recorded queries that the engines may know", FIELD(prompt_queries)},
     {.name = NULL}};
@@ -332,7 +332,7 @@ const cli_command command_compare = {
     .name = "compare",
     .summary = "measure summaries against exact attention",
     .usage =
-        "[--summary F] --keys K.npy --values V.npy --queries Q.npy [--engines all|LIST] [--plot OUT.svg] [OPTION]...",
+        "[--summary~F] --keys~K.npy --values~V.npy --queries~Q.npy [--engines~all|LIST] [--plot~OUT.svg] [OPTION]...",
     .description =
         "With --summary: the errors of a summary on queries that it has not seen, beside what its\n"
         "certificates say, and the worst query that a search inside the ball finds.\n"

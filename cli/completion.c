@@ -26,6 +26,5 @@ const cli_command command_completion = {
     .arguments_size = sizeof(completion_arguments),
     .least_operands = 1,
     .most_operands = 1,
-    .operand = "a shell: bash",
-    .operands_are_words = true,
+    .operand = "name of a shell (bash)",
     .run = run};

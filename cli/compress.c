@@ -43,8 +43,8 @@ static const cli_option budget_options[] = {
     {.name = NULL}};
 
 static const cli_option method_options[] = {
-    {"engine", 0, OPTION_NAME, "NAME", "how points are chosen (default nystrom); see ENGINES below",
-     FIELD(options.engine), .list = pith_engine_name},
+    {"engine", 0, OPTION_NAME, "NAME", "how points are chosen (default nystrom); names below", FIELD(options.engine),
+     .list = pith_engine_name, .list_help = pith_engine_help},
     {"require-certificate", 0, OPTION_FLAG, NULL, "exit code 4 when the summary is not certified",
      FIELD(require_certificate)},
     {.name = NULL}};
@@ -270,8 +270,8 @@ const cli_command command_compress = {
     .name = "compress",
     .summary = "make a small summary of keys and values",
     .usage =
-        "--keys K.npy --values V.npy [--queries Q.npy] (--points N | --ratio R | --bytes SIZE | --eps E | --plan) "
-        "[OPTION]... -o OUT.safetensors",
+        "--keys~K.npy --values~V.npy [--queries~Q.npy] "
+        "(--points~N~| --ratio~R~| --bytes~SIZE~| --eps~E~| --plan) [OPTION]... -o~OUT.safetensors",
     .description =
         "Chooses a few weighted points that answer attention queries almost as all keys and values\n"
         "would, writes them as a .safetensors file, and says how large the error can be. A good\n"

@@ -5,7 +5,7 @@
 
 enum { WIDTH = 96, INDENT = 30 };
 
-/* Prints `text` from `column` on, broken at spaces before WIDTH, continued at `indent`. */
+/* Prints `text` from `column` on, broken at spaces before WIDTH, continued at `indent`; ~ is a space not broken at. */
 static void print_wrapped(FILE *out, const char *text, size_t column, size_t indent) {
   while (*text) {
     size_t word = strcspn(text, " ");
@@ -13,7 +13,7 @@ static void print_wrapped(FILE *out, const char *text, size_t column, size_t ind
       fprintf(out, "\n%*s", (int)indent, "");
       column = indent;
     }
-    fprintf(out, "%.*s", (int)word, text);
+    for (size_t i = 0; i < word; i++) fputc(text[i] == '~' ? ' ' : text[i], out);
     column += word;
     text += word;
     if (*text == ' ') {
@@ -25,7 +25,6 @@ static void print_wrapped(FILE *out, const char *text, size_t column, size_t ind
   fputc('\n', out);
 }
 
-/* A description: lines are kept, paragraphs are wrapped by hand in the source. */
 static void print_option(FILE *out, const cli_option *option) {
   char left[64];
   int length = option->letter ? snprintf(left, sizeof left, "  -%c, --%s", option->letter, option->name)
@@ -39,6 +38,11 @@ static void print_option(FILE *out, const cli_option *option) {
   }
   fprintf(out, "%*s", (int)(INDENT - column), "");
   print_wrapped(out, option->help, INDENT, INDENT);
+  if (!option->list_help) return;
+  for (size_t i = 0; option->list(i); i++) {
+    fprintf(out, "%*s%-12s", INDENT + 2, "", option->list(i));
+    print_wrapped(out, option->list_help(i), INDENT + 14, INDENT + 14);
+  }
 }
 
 void help_overview(FILE *out) {
@@ -99,6 +103,11 @@ void help_scdoc(FILE *out, const cli_command *command) {
       fputs("\n\t", out);
       print_scdoc_text(out, option->help);
       fputs("\n\n", out);
+      for (size_t i = 0; option->list_help && option->list(i); i++) {
+        fprintf(out, "\t- _%s_: ", option->list(i));
+        print_scdoc_text(out, option->list_help(i));
+        fputs(option->list(i + 1) ? "\n" : "\n\n", out);
+      }
     }
   }
 }

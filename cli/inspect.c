@@ -45,5 +45,5 @@ const cli_command command_inspect = {
     .arguments_size = sizeof(inspect_arguments),
     .least_operands = 1,
     .most_operands = 1,
-    .operand = "a summary file",
+    .operand = "summary file",
     .run = run};

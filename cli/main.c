@@ -80,10 +80,11 @@ static int run(const cli_command *command, int argc, char **argv) {
     help_command(stdout, command);
     goto done;
   }
-  if (count < command->least_operands)
-    code = usage_error(command, "%zu given, but it needs %s%zu: %s", count,
-                       command->most_operands > command->least_operands ? "at least " : "", command->least_operands,
-                       command->operand);
+  if (count == 0 && command->least_operands == 1)
+    code = usage_error(command, "the %s is missing", command->operand);
+  else if (count < command->least_operands)
+    code = usage_error(command, "at least %zu %ss are needed, %zu given", command->least_operands, command->operand,
+                       count);
   else if (count > command->most_operands)
     code = usage_error(command, "unexpected argument '%s'", argv[operands + command->most_operands]);
   else

@@ -65,7 +65,7 @@ static int run(cli_session *session) {
 const cli_command command_merge = {
     .name = "merge",
     .summary = "put summaries of consecutive texts together",
-    .usage = "A B [C]... -o OUT.safetensors",
+    .usage = "A B [C]... -o~OUT.safetensors",
     .description =
         "The result answers for the tokens of all parts, in their order. Points add up, nothing is\n"
         "thrown away. The parts must agree in layers, heads, dimensions and softmax scale.",
@@ -74,5 +74,5 @@ const cli_command command_merge = {
     .arguments_size = sizeof(merge_arguments),
     .least_operands = 2,
     .most_operands = SIZE_MAX,
-    .operand = "summary files",
+    .operand = "summary file",
     .run = run};

@@ -99,9 +99,9 @@ static void write_script(const cli_plot *plot, FILE *script) {
     fputs("END\n", script);
   }
   fprintf(script,
-          "set terminal svg size 1000,640 font 'Helvetica,18' background 'white'\n"
+          "set terminal svg size 1100,640 font 'Helvetica,18' background 'white'\n"
           "set logscale x 2\nset logscale y\nset format y '%%g'\n"
-          "set grid lc rgb '#dddddd'\nset key outside right top\n"
+          "set grid lc rgb '#dddddd'\nset key outside right top Left reverse\n"
           "set xlabel '%s'\nset ylabel '%s'\nset offsets graph 0.03, graph 0.03\nplot ",
           plot->x_label, plot->y_label);
   bool first = true;

@@ -93,7 +93,9 @@ cli_text text_certificate(const pith_certificate *certificate) {
   if (certificate->kind == PITH_CERTIFICATE_NONE || !(certificate->bound < certificate->trivial)) return out;
   const char *name = pith_certificate_kind_name(certificate->kind);
   const char *verdict = certificate->certified ? "" : ", not certified";
-  if (certificate->confidence < 1)
+  if (certificate->kind == PITH_CERTIFICATE_BALL)
+    snprintf(out.at, sizeof out.at, "%s %.4g (rho %.4g)%s", name, certificate->bound, certificate->rho, verdict);
+  else if (certificate->confidence < 1)
     snprintf(out.at, sizeof out.at, "%s %.4g (%g %%)%s", name, certificate->bound, 100 * certificate->confidence,
              verdict);
   else

@@ -62,10 +62,22 @@ static int exit_code(pith_status status) {
   }
 }
 
+/* "keys: row 3 ..." is about the file of --keys; NULL when the message is about none. */
+static const char *blamed_file(const cli_session *session, const char *message) {
+  for (size_t i = 0; i < session->opened_count; i++) {
+    const char *name = session->opened[i].option + 2; /* after "--" */
+    size_t length = strlen(name);
+    if (!strncmp(message, name, length) && message[length] == ':') return session->opened[i].path;
+  }
+  return NULL;
+}
+
 int session_fail(cli_session *session, pith_status status) {
   if (status == PITH_E_CANCELLED) return session_error(session, EXIT_INTERRUPTED, "interrupted, nothing written");
   const char *message = pith_context_message(session->context);
-  return session_error(session, exit_code(status), "%s", *message ? message : pith_status_sentence(status));
+  if (!*message) message = pith_status_sentence(status);
+  const char *file = blamed_file(session, message);
+  return session_error(session, exit_code(status), "%s%s%s", file ? file : "", file ? ": " : "", message);
 }
 
 double session_seconds(const cli_session *session) { return seconds_now() - session->started; }
@@ -130,6 +142,10 @@ int input_open(cli_session *session, const char *option, const char *path, cli_i
       return usage_error(session->command, "%s and %s are both '-', but there is one standard input",
                          session->standard_input, option);
     session->standard_input = option;
+  }
+  if (session->opened_count < MOST_INPUTS) {
+    session->opened[session->opened_count].option = option;
+    session->opened[session->opened_count++].path = path;
   }
   const char *colon = strrchr(path, ':');
   static const char suffix[] = ".safetensors";
