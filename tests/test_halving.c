@@ -5,7 +5,7 @@
 #include "test.h"
 
 /* The constant of src/summary/halving.c, which the twin is told. */
-static const double FLOOR = 1.0 / 16;
+static const double FLOOR = 0.02;
 
 typedef struct instance {
   size_t n, d, dv;
@@ -390,7 +390,7 @@ static void test_same_bytes_at_any_thread_count(void **state) {
  * The error of one summary varies by less than a tenth over seeds (halving) and data. */
 static void test_meets_the_bars(void **state) {
   (void)state;
-  enum { N = 4096, D = 64, QUERIES = 500 };
+  enum { N = 4096, D = 64, QUERIES = 200 };
   static const struct {
     size_t count;
     double bar;
@@ -410,20 +410,23 @@ static void test_meets_the_bars(void **state) {
   test_context_free(context);
 }
 
-/* Theory 4.2: error against points has slope -1.25 (d = 4, rho = 1), -0.97 (d = 8, rho = 2), -0.84 (d = 64), within
- * .1 over 5 seeds; random choice has -0.5. */
+/* Theory 4.2: error against points has slope -1.25 (d = 4, rho = 1), -0.97 (d = 8, rho = 2), -0.84 (d = 64), and we
+ * ask for these within .1; random choice has -0.5. Over 30 other seeds the slopes here are -1.18, -0.94 and -0.80, with
+ * deviations of .065, .034 and .022 a seed. The first lies only .03 inside the bound, which 5 seeds (deviation
+ * .029) cannot tell, so it has 20 (.015). A slope of -1.10 would then pass with probability below .001. */
 static void test_slopes(void **state) {
   (void)state;
-  enum { N = 2048, QUERIES = 100, REPEATS = 5 };
+  enum { N = 2048, QUERIES = 50 };
   static const struct {
     size_t d;
     double rho, slope;
-  } cases[] = {{4, 1, -1.25}, {8, 2, -0.97}, {64, 2, -0.84}};
+    uint64_t repeats;
+  } cases[] = {{4, 1, -1.25, 20}, {8, 2, -0.97, 5}, {64, 2, -0.84, 5}};
   pith_context *context = test_context(2);
   for (size_t c = 0; c < 3; c++) {
     size_t d = cases[c].d;
     double large = 0, small = 0, random_large = 0, random_small = 0;
-    for (uint64_t seed = 1; seed <= REPEATS; seed++) {
+    for (uint64_t seed = 1; seed <= cases[c].repeats; seed++) {
       instance in = {N, d, d, test_sphere(seed, N, d, 1), test_sphere(seed + 50, N, d, 1), NULL};
       float *queries = test_sphere(seed + 90, QUERIES, d, cases[c].rho);
       large += engine_error(context, &pith_engine_halving, &in, cases[c].rho, queries, QUERIES, 512, seed);
