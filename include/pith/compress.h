@@ -16,6 +16,7 @@ typedef enum pith_rope {
 } pith_rope;
 
 #define PITH_UNSET SIZE_MAX
+#define PITH_CERTIFY_ROWS 8192
 #define PITH_OUTLIERS_AUTO (SIZE_MAX - 1)
 
 typedef struct pith_compress_options {
@@ -46,6 +47,8 @@ typedef struct pith_compress_options {
   size_t samples;     /* recorded queries that the fit uses per kv head; 0: all */
   size_t probes;      /* recorded queries held out per kv head; default 192 */
   size_t refine;      /* nystrom with samples: gradient steps on keys, values and weights; default 300 */
+  int certify;        /* ball and gaussian certificates take n^2 time: 0 (default) leaves them out above
+                         PITH_CERTIFY_ROWS keys unless eps is given; 1 always works them out */
 } pith_compress_options;
 
 PITH_API void pith_compress_options_init(pith_compress_options *options);

@@ -261,7 +261,13 @@ static void hold_to_eps(pith_certificate *certificate, double eps) {
   if (eps > 0 && !(certificate->bound <= eps)) certificate->certified = 0;
 }
 
-static pith_status finish_head(pith_context *context, const pith_job *job, bool certify, pith_head_view *view) {
+/* Time n^2: for large n only where it was asked for, or is all there is to reach eps with. */
+static bool affords_certificate(const pith_job *job) {
+  const pith_compress_options *o = job->options;
+  return job->problem.n <= PITH_CERTIFY_ROWS || o->certify || (o->eps > 0 && job->model->probe_count == 0);
+}
+
+static pith_status finish_head(pith_context *context, const pith_job *job, pith_head_view *view) {
   size_t probes = job->model->probe_count;
   double *errors = pith_allocate(context, probes, sizeof *errors);
   if (!errors) return PITH_E_MEMORY;
@@ -272,7 +278,7 @@ static pith_status finish_head(pith_context *context, const pith_job *job, bool 
     view->probe.certified = view->probe.bound < view->probe.trivial;
   }
   pith_release(context, errors);
-  if (status == PITH_OK && certify) status = certify_pairs(context, job, view);
+  if (status == PITH_OK && affords_certificate(job)) status = certify_pairs(context, job, view);
   PITH_TRY(status);
   hold_to_eps(&view->ball, job->options->eps);
   hold_to_eps(&view->gaussian, job->options->eps);
@@ -293,7 +299,7 @@ static pith_status store_points(pith_context *context, const pith_job *job, cons
   return status;
 }
 
-pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, bool certify, pith_summary *summary) {
+pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, pith_summary *summary) {
   const pith_problem *p = &job->problem;
   pith_points *chosen = NULL;
   size_t exact = 0;
@@ -304,13 +310,13 @@ pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, b
   if (status == PITH_OK) {
     view->source_rows = p->n;
     view->fold_error = NAN;
-    status = finish_head(context, job, certify, view);
+    status = finish_head(context, job, view);
   }
   if (status == PITH_OK && job->options->fold_weights) {
     double before = view->probe_error;
     status = pith_fold_weights(context, job->model, chosen->keys, chosen->log_weight, chosen->count);
     if (status == PITH_OK) status = store_points(context, job, chosen, exact, summary);
-    if (status == PITH_OK) status = finish_head(context, job, certify, view);
+    if (status == PITH_OK) status = finish_head(context, job, view);
     view->fold_error = view->probe_error - before;
   }
   pith_points_free(context, chosen);

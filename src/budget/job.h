@@ -31,9 +31,8 @@ size_t pith_job_exact(const pith_job *job);
 /* Prepares the engine for summaries of up to `points` points; call once with the largest size. */
 pith_status pith_job_prepare(pith_context *context, pith_job *job, size_t points);
 
-/* Writes the head's summary of `points` points, with its errors and certificates. `certify` false leaves
- * the ball and gaussian certificates out (a first look). */
-pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, bool certify, pith_summary *summary);
+/* Writes the head's summary of `points` points, with its errors and certificates. */
+pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, pith_summary *summary);
 
 /* Writes log-weights into keys: k += log w * u with <q, u> = 1 on average over the fit queries. */
 pith_status pith_fold_weights(pith_context *context, const pith_query_model *model, float *keys, float *log_weight,
