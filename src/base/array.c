@@ -32,11 +32,8 @@ const char *pith_dtype_name(pith_dtype dtype) {
 
 pith_array pith_array_matrix(const void *data, pith_dtype dtype, size_t rows, size_t columns) {
   ptrdiff_t size = (ptrdiff_t)pith_dtype_size(dtype);
-  return (pith_array){.data = data,
-                      .dtype = dtype,
-                      .ndim = 2,
-                      .shape = {rows, columns},
-                      .stride = {size * (ptrdiff_t)columns, size}};
+  return (pith_array){
+      .data = data, .dtype = dtype, .ndim = 2, .shape = {rows, columns}, .stride = {size * (ptrdiff_t)columns, size}};
 }
 
 size_t pith_array_layers(const pith_array *array) { return array->ndim == 4 ? array->shape[0] : 1; }

@@ -28,22 +28,23 @@ void pith_memory_release(pith_memory *memory, void *pointer);
 
 /* ---- Messages ---- */
 
-/* Sets the message and returns the status, so that a failure is one line. */
-pith_status pith_fail(pith_context *context, pith_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+void pith_set_message(pith_context *context, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Sets the message and gives the status, so that a failure is one line. */
+#define pith_fail(context, status, ...) (pith_set_message((context), __VA_ARGS__), (status))
 
 /* Runs `expression`; returns from the enclosing function if it failed (status < 0). */
-#define PITH_TRY(expression)                                                                                           \
-  do {                                                                                                                 \
-    pith_status pith_try_status = (expression);                                                                        \
-    if (pith_try_status < 0) return pith_try_status;                                                                   \
+#define PITH_TRY(expression)                         \
+  do {                                               \
+    pith_status pith_try_status = (expression);      \
+    if (pith_try_status < 0) return pith_try_status; \
   } while (0)
 
 /* The same, but sets `status` and jumps to the clean-up at `label`. */
-#define PITH_TRY_GOTO(expression, status, label)                                                                       \
-  do {                                                                                                                 \
-    (status) = (expression);                                                                                           \
-    if ((status) < 0) goto label;                                                                                      \
+#define PITH_TRY_GOTO(expression, status, label) \
+  do {                                           \
+    (status) = (expression);                     \
+    if ((status) < 0) goto label;                \
   } while (0)
 
 /* Reports progress; PITH_E_CANCELLED when the caller wants to stop. */
@@ -67,15 +68,15 @@ typedef struct pith_stream {
 } pith_stream;
 
 enum { /* purposes: one number each, never reused */
-  PITH_STREAM_PIVOTS = 1,
-  PITH_STREAM_ROTATION = 2,
-  PITH_STREAM_PROBES = 3,
-  PITH_STREAM_COINS = 4,
-  PITH_STREAM_PROPOSALS = 5,
-  PITH_STREAM_ASCENT = 6,
-  PITH_STREAM_QUERIES = 7,
-  PITH_STREAM_BATCHES = 8,
-  PITH_STREAM_TEST = 100
+       PITH_STREAM_PIVOTS = 1,
+       PITH_STREAM_ROTATION = 2,
+       PITH_STREAM_PROBES = 3,
+       PITH_STREAM_COINS = 4,
+       PITH_STREAM_PROPOSALS = 5,
+       PITH_STREAM_ASCENT = 6,
+       PITH_STREAM_QUERIES = 7,
+       PITH_STREAM_BATCHES = 8,
+       PITH_STREAM_TEST = 100
 };
 
 pith_stream pith_stream_make(uint64_t seed, uint32_t purpose, uint32_t object);

@@ -147,12 +147,11 @@ size_t pith_context_peak_bytes(const pith_context *context) {
 }
 int pith_threads(const pith_context *context) { return context->threads; }
 
-pith_status pith_fail(pith_context *context, pith_status status, const char *format, ...) {
+void pith_set_message(pith_context *context, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   (void)vsnprintf(context->message, sizeof context->message, format, arguments);
   va_end(arguments);
-  return status;
 }
 
 pith_status pith_report(pith_context *context, const char *stage, size_t done, size_t total) {
