@@ -64,7 +64,7 @@ static void gather_factor(choice *c, const size_t *rows, size_t count) {
 static pith_status thin(choice *c, const size_t *proposal, size_t count, size_t *accepted, size_t *accepted_count,
                         double *corner) {
   static const size_t stride = PROPOSALS;
-  float block[PROPOSALS * PROPOSALS];
+  float block[PROPOSALS * PROPOSALS] = {0};
   double left[PROPOSALS * PROPOSALS];
   size_t place[PROPOSALS], kept = 0;
   PITH_TRY(pith_kernel_block(c->context, c->kernel, proposal, count, proposal, count, block));
