@@ -122,9 +122,9 @@ typedef struct cli_progress {
   int mode;
   bool terminal, drawn;
   const char *label; /* said before the stage; NULL: nothing */
-  char stage[64];
-  double started, stage_started, shown;
-  size_t tenth;
+  char outer[48];    /* the stage in whose steps other stages are reported; "": none is running */
+  double started, outer_started, shown;
+  size_t done, total, tenth; /* of the outer stage */
 } cli_progress;
 
 enum { MOST_INPUTS = 8 };
@@ -179,6 +179,7 @@ void *allocate_zero(size_t count, size_t size);
 
 /* progress.c */
 void progress_start(cli_progress *progress, int mode);
+void progress_label(cli_progress *progress, const char *label); /* of the work that begins; NULL: none */
 int progress_report(void *progress, const char *stage, size_t done, size_t total); /* a pith_progress */
 void progress_clear(cli_progress *progress); /* takes the bar off the terminal before anything else is said */
 bool interrupted(void);

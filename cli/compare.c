@@ -94,7 +94,7 @@ static int search(cli_session *session, const cli_trial *trial, findings *found)
   bool all = arguments->worst != PITH_UNSET || heads <= 4;
   found->searched = all ? heads : 1;
   int code = EXIT_DONE;
-  session->progress.label = "worst queries";
+  progress_label(&session->progress, "worst queries");
   for (size_t i = 0; i < found->searched && !code; i++) {
     if (progress_report(&session->progress, "heads", i, found->searched))
       code = session_fail(session, PITH_E_CANCELLED);
@@ -102,7 +102,7 @@ static int search(cli_session *session, const cli_trial *trial, findings *found)
       code = search_worst(session, trial, found->summary, all ? i : found->measures.worst, found->rho, starts,
                           &found->measures);
   }
-  session->progress.label = NULL;
+  progress_label(&session->progress, NULL);
   return code;
 }
 

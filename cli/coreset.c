@@ -10,12 +10,17 @@
 typedef struct coreset_arguments {
   common_arguments common;
   size_t rows;
+  int values_are_keys;
   const char *plot;
 } coreset_arguments;
+
+static const cli_choice value_choices[] = {{"keys", 1}, {"independent", 0}, {NULL, 0}};
 
 static const cli_option experiment_options[] = {
     {"rows", 0, OPTION_COUNT, "N", "keys of the random instance (default 1024)",
      .offset = offsetof(coreset_arguments, rows), .least = 64, .most = 8192},
+    {"values", 0, OPTION_CHOICE, "KIND", "values equal to the keys (default), or drawn as the keys are",
+     .offset = offsetof(coreset_arguments, values_are_keys), .choices = value_choices},
     {"plot", 0, OPTION_FILE, "OUT.svg", "draw size against 1/eps with gnuplot",
      .offset = offsetof(coreset_arguments, plot)},
     {.name = NULL}};
@@ -23,7 +28,11 @@ static const cli_option experiment_options[] = {
 static const cli_group groups[] = {
     {"Experiment", experiment_options, 0}, {"Common", common_options, 0}, {.title = NULL}};
 
-static void defaults(void *arguments) { ((coreset_arguments *)arguments)->rows = 1024; }
+static void defaults(void *arguments) {
+  coreset_arguments *chosen = arguments;
+  chosen->rows = 1024;
+  chosen->values_are_keys = 1;
+}
 
 static const size_t dimensions[] = {4, 8, 16};
 static const double rhos[] = {1, 2, 3, 4};
@@ -188,7 +197,7 @@ static size_t smallest_equal_weights(double few, double many, double rho, double
 }
 
 static pith_status report_two_points(cli_session *session, FILE *out, json_t *list) {
-  enum { N = 8192 };
+  enum { N = 2048 };
   static const char *const headings[] = {"rho", "keys at u", "equal weights", "e^(2 rho)", "2 weighted", "2 refitted"};
   cli_table *table = table_create(headings, 6);
   pith_status status = PITH_OK;
@@ -261,7 +270,7 @@ static pith_status report_hadamard(cli_session *session, FILE *out, json_t *list
 static pith_status sweep_all(cli_session *session, results *r) {
   const coreset_arguments *arguments = session->arguments;
   for (size_t d = 0; d < DIMENSIONS; d++) {
-    instance set = instance_sphere(arguments->rows, dimensions[d], session->common->seed);
+    instance set = instance_sphere(arguments->rows, dimensions[d], session->common->seed, arguments->values_are_keys);
     for (size_t rho = 0; rho < RHOS; rho++)
       for (int which = 0; which < KINDS; which++) {
         char label[64];
@@ -311,9 +320,9 @@ static pith_status report(cli_session *session, const results *r) {
          *hadamard = json_array();
   if (out)
     fprintf(out,
-            "%zu unit-norm keys and values; smallest size whose error is at most eps for all |q| <= rho,\n"
+            "%zu unit-norm keys, values %s; smallest size whose error is at most eps for all |q| <= rho,\n"
             "as far as a search finds it; certified: the smallest refitted one whose ball bound is at most eps\n\n",
-            arguments->rows);
+            arguments->rows, value_choices[!arguments->values_are_keys].name);
   report_sizes(r, out, sizes);
   if (out) fputs("\nSlopes\n\n", out);
   report_slopes(r, out, slopes);
@@ -323,6 +332,7 @@ static pith_status report(cli_session *session, const results *r) {
   if (out && status >= 0) fputs("\nKeys e_i and -e_i with Hadamard values: error with one point missing\n\n", out);
   if (status >= 0) status = report_hadamard(session, out, hadamard);
   json_object_set_new(object, "rows", json_count(arguments->rows));
+  json_object_set_new(object, "values", json_string(value_choices[!arguments->values_are_keys].name));
   json_object_set_new(object, "seed", json_count(session->common->seed));
   json_object_set_new(object, "sizes", sizes);
   json_object_set_new(object, "slopes", slopes);
@@ -361,7 +371,7 @@ static int run(cli_session *session) {
 const cli_command command_coreset = {
     .name = "coreset",
     .summary = "how small a summary can be for a whole ball of queries",
-    .usage = "experiment [--json] [--plot~OUT.svg]",
+    .usage = "experiment [--values~keys|independent] [--rows~N] [--json] [--plot~OUT.svg]",
     .description =
         "Measures the smallest summary whose error is at most eps for every query up to the norm rho, against\n"
         "eps, rho and d, for true subsets, weighted subsets and refitted points, beside the size\n"

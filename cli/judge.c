@@ -77,13 +77,13 @@ static int judge_one(cli_session *session, const cli_trial *trial, const judge_r
   options.ratio = row->size.ratio;
   char label[64];
   snprintf(label, sizeof label, "%s %s", row->engine, row->size.label);
-  session->progress.label = label;
+  progress_label(&session->progress, label);
   pith_summary *summary = NULL;
   double started = seconds_now();
   pith_status status =
       pith_compress(session->context, &trial->keys, &trial->values, request->recorded, &options, &summary);
   row->seconds = seconds_now() - started;
-  session->progress.label = NULL;
+  progress_label(&session->progress, NULL);
   if (status == PITH_E_CANCELLED || status <= PITH_E_MEMORY) return session_fail(session, status);
   if (status < 0) {
     const char *message = pith_context_message(session->context);

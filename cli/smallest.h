@@ -10,9 +10,10 @@ typedef struct instance {
   float *keys, *values;
 } instance;
 
-instance instance_sphere(size_t n, size_t d, uint64_t seed); /* uniform on the sphere */
-instance instance_two_points(size_t n, double rho);          /* n exp(-2 rho) of n keys at u, the others at -u */
-instance instance_hadamard(size_t d); /* keys e_i and -e_i, values h_i and -h_i; d a power of 2 */
+/* Keys uniform on the sphere; values likewise, or each equal to its key. */
+instance instance_sphere(size_t n, size_t d, uint64_t seed, bool values_are_keys);
+instance instance_two_points(size_t n, double rho); /* n exp(-2 rho) of n keys at u, the others at -u */
+instance instance_hadamard(size_t d);               /* keys e_i and -e_i, values h_i and -h_i; d a power of 2 */
 void instance_free(instance *set);
 
 typedef enum kind {
@@ -30,7 +31,7 @@ typedef struct sweep {
   double error[MOST_SIZES], bound[MOST_SIZES], trivial;
 } sweep;
 
-/* Sizes from 2 up by half an octave, to n/2 or until the error found is below `least`. */
+/* Sizes from 2 up by half an octave, to n/2 or until the error found (refitted: the bound too) is below `least`. */
 pith_status sweep_run(cli_session *session, const instance *set, double rho, kind which, double least, sweep *out);
 /* One size. */
 pith_status measure_size(cli_session *session, const instance *set, double rho, kind which, size_t points,
