@@ -22,9 +22,11 @@ static int run(cli_session *session) {
     code = print_heads(session, summary);
     if (!code && (session->common->verbose || (many && isatty(STDOUT_FILENO)))) print_heat_map(session, summary);
     if (!code) print_totals(session, &info);
-    if (!code)
-      fprintf(session->out, "softmax scale %g; %s more for indices and marks; checksum right\n", info.scale,
-              text_bytes(info.other_bytes).at);
+    if (!code) {
+      fprintf(session->out, "softmax scale %g; checksum right", info.scale);
+      if (info.other_bytes) fprintf(session->out, "; %s more for indices and marks", text_bytes(info.other_bytes).at);
+      fputc('\n', session->out);
+    }
   }
   pith_summary_free(summary);
   return code;
