@@ -303,7 +303,7 @@ static void draw(cli_plot *plot, const results *r) {
     plot_line(plot, title, false);
     for (size_t k = 0; k < s->count; k++)
       if (s->bound[k] < s->trivial) plot_point(plot, (double)s->points[k], s->bound[k]);
-    snprintf(title, sizeof title, "sqrt(d) e^rho / size, rho %g", rhos[rho]);
+    snprintf(title, sizeof title, "sqrt(d) exp(rho) / points, rho %g", rhos[rho]);
     plot_line(plot, title, true);
     for (size_t k = 0; k < r->sweeps[PLOTTED][rho][KIND_SUBSET].count; k++) {
       double points = (double)r->sweeps[PLOTTED][rho][KIND_SUBSET].points[k];
