@@ -242,6 +242,7 @@ static int run(cli_session *session) {
   if (!code && arguments->output) code = session_output(session, "-o", arguments->output);
   if (code) return code;
   arguments->options.seed = arguments->common.seed;
+  arguments->options.certify = arguments->require_certificate;
   cli_input keys = {0}, values = {0}, queries = {0};
   code = input_open(session, "--keys", arguments->keys, &keys);
   if (!code) code = input_open(session, "--values", arguments->values, &values);

@@ -42,6 +42,9 @@ const cli_option keep_options[] = {
      FIELD(outliers), .word = "auto", .word_value = PITH_OUTLIERS_AUTO},
     {"fold-weights", 0, OPTION_FLAG, NULL, "write the weights into the keys, for engines that know no weights",
      FIELD(fold_weights)},
+    {"refine", 0, OPTION_COUNT, "N",
+     "nystrom with recorded queries: gradient steps on keys, values and weights, 0 for none (default 300)",
+     FIELD(refine)},
     {"scale", 0, OPTION_REAL, "S", "softmax scale (default 1/sqrt(d))", FIELD(scale), .open = true},
     {.name = NULL}};
 

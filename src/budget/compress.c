@@ -225,6 +225,9 @@ pith_status pith_compress(pith_context *context, const pith_array *keys, const p
     pith_summary_free(c.summary);
     return status;
   }
+  for (size_t i = 0; i < h.shape.layers * h.shape.heads; i++) /* what is held but not read by attention */
+    c.summary->info.other_bytes +=
+        pith_summary_view(c.summary, i / h.shape.heads, i % h.shape.heads)->points * (sizeof(int64_t) + 1);
   *out = c.summary;
   return options.eps > 0 && !pith_summary_describe(c.summary).certificate.certified ? PITH_NOT_CERTIFIED : PITH_OK;
 }
