@@ -31,7 +31,8 @@ static void softmax(const double *logit, const double *log_weight, size_t n, dou
   double largest = -INFINITY, sum = 0;
   for (size_t i = 0; i < n; i++) largest = fmax(largest, logit[i] + log_weight[i]);
   for (size_t i = 0; i < n; i++) sum += out[i] = exp(logit[i] + log_weight[i] - largest);
-  for (size_t i = 0; i < n; i++) out[i] /= sum;
+  double factor = sum > 0 ? 1 / sum : 0;
+  for (size_t i = 0; i < n; i++) out[i] *= factor;
 }
 
 /* <e, v_i> becomes the factor of key i in the gradient. */
