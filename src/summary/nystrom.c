@@ -117,7 +117,7 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   if (state->value_mean)
     status = pith_kernel_create(context, problem->model, problem->keys, problem->log_weight, problem->n, &kernel);
   /* A few more than asked for, to stand in for points that the fit gives no weight. */
-  size_t spare = pith_min_size(problem->candidates, most + most / 16 + 4);
+  size_t spare = pith_min_size(problem->candidates, most + most / 8 + 8);
   if (status == PITH_OK) status = prepare_state(context, problem, kernel, spare, state);
   pith_kernel_free(context, kernel);
   if (status == PITH_OK && problem->refine > 0 && problem->model->kind == PITH_QUERIES_SAMPLES)
