@@ -115,11 +115,10 @@ static void solve(double *matrix, double *right, size_t n, size_t columns) {
 
 void reference_fit(const double *kernel, size_t n, const size_t *pivot, size_t count, double ridge,
                    const double *coefficients, size_t columns, double *fit) {
-  double *matrix = malloc(count * count * sizeof *matrix), trace = 0;
-  for (size_t a = 0; a < count; a++) trace += kernel[pivot[a] * n + pivot[a]];
+  double *matrix = malloc(count * count * sizeof *matrix);
   for (size_t a = 0; a < count; a++) {
     for (size_t b = 0; b < count; b++)
-      matrix[a * count + b] = kernel[pivot[a] * n + pivot[b]] + (a == b ? ridge * trace / (double)count : 0);
+      matrix[a * count + b] = kernel[pivot[a] * n + pivot[b]] * (a == b ? 1 + ridge : 1);
     for (size_t j = 0; j < columns; j++) {
       fit[a * columns + j] = 0;
       for (size_t i = 0; i < n; i++) fit[a * columns + j] += kernel[pivot[a] * n + i] * coefficients[i * columns + j];

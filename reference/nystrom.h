@@ -23,7 +23,7 @@ void reference_ball_kernel(const double *keys, size_t n, size_t d, double lambda
 double reference_trace_left(const double *kernel, size_t n, const double *importance, const size_t *pivot,
                             size_t count);
 
-/* fit (count, columns) = (K_SS + ridge * mean diagonal of K_SS)^-1 K_S,all coefficients (n, columns). */
+/* fit (count, columns) = (K_SS + ridge * diagonal of K_SS)^-1 K_S,all coefficients (n, columns). */
 void reference_fit(const double *kernel, size_t n, const size_t *pivot, size_t count, double ridge,
                    const double *coefficients, size_t columns, double *fit);
 

@@ -308,9 +308,49 @@ static void test_refinement(void **state) {
   pith_context_free(context);
 }
 
+/* The instance of theory 4.1: a few keys at u, many at -u, opposite values. At q = rho u both sides weigh the same and
+ * the answer is 0; two weighted points must say so, where an equal-weight subset needs about e^(2 rho) rows. */
+static void test_two_points(void **state) {
+  (void)state;
+  enum { COUNT = 2048 };
+  pith_context *context = test_context(1);
+  for (double rho = 1; rho <= 3; rho++) {
+    float *keys = calloc(COUNT * D, sizeof *keys), *values = calloc(COUNT * DV, sizeof *values);
+    size_t few = (size_t)(COUNT * exp(-2 * rho) + 0.5);
+    for (size_t i = 0; i < COUNT; i++) keys[i * D] = values[i * DV] = i < few ? 1 : -1;
+    pith_array k = pith_array_matrix(keys, PITH_F32, COUNT, D), v = pith_array_matrix(values, PITH_F32, COUNT, DV);
+    pith_compress_options options;
+    pith_compress_options_init(&options);
+    options.points = 2;
+    options.sinks = options.window = 0;
+    options.store = PITH_F32;
+    options.scale = 1;
+    options.rho = rho;
+    pith_summary *summary = NULL;
+    assert_ok(context, pith_compress(context, &k, &v, NULL, &options, &summary));
+    float query[3 * D] = {0}, exact[3 * DV], answer[3 * DV];
+    query[0] = (float)rho;
+    query[D] = (float)-rho;
+    pith_array q = pith_array_matrix(query, PITH_F32, 3, D);
+    pith_attention_options attention;
+    pith_attention_options_init(&attention);
+    attention.scale = 1;
+    assert_ok(context, pith_attention_compute(context, &q, &k, &v, &attention, exact));
+    assert_ok(context, pith_summary_attend(context, summary, &q, 0, answer));
+    for (size_t j = 0; j < 3 * DV; j++)
+      if (fabsf(exact[j] - answer[j]) > 2e-4f)
+        fail_msg("rho %g: %g, should be %g", rho, (double)answer[j], (double)exact[j]);
+    pith_summary_free(summary);
+    free(keys);
+    free(values);
+  }
+  pith_context_free(context);
+}
+
 int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_pivots_match_reference), cmocka_unit_test(test_pivot_law),
-                                     cmocka_unit_test(test_fit_matches_reference), cmocka_unit_test(test_refinement)};
+                                     cmocka_unit_test(test_fit_matches_reference), cmocka_unit_test(test_refinement),
+                                     cmocka_unit_test(test_two_points)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

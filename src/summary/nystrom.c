@@ -11,7 +11,7 @@
 #include "summary/pivots.h"
 #include "summary/refine.h"
 
-/* Ridge, in parts of the mean diagonal of the chosen points. */
+/* Ridge, in parts of each point's own diagonal: a far key of a ball kernel may weigh 10^4 times as much as another. */
 static const double RIDGE = 1e-4;
 /* Points that stand for less than this many tokens are dropped and the rest refitted. */
 static const double LEAST_WEIGHT = 1e-3;
@@ -132,16 +132,14 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
 /* fit (count, columns) = (K + ridge)^-1 target over the pivots named by active[]. */
 static pith_status fit_points(pith_context *context, const pith_pivots *pivots, const size_t *active, size_t count,
                               double *matrix, double *fit) {
-  double trace = 0;
   for (size_t a = 0; a < count; a++) {
     for (size_t b = 0; b <= a; b++) {
       size_t row = active[a] > active[b] ? active[a] : active[b], column = active[a] + active[b] - row;
       matrix[a * count + b] = pivots->kernel[row * pivots->most + column];
     }
-    trace += matrix[a * count + a];
+    matrix[a * count + a] *= 1 + RIDGE;
     memcpy(fit + a * pivots->columns, pivots->target + active[a] * pivots->columns, pivots->columns * sizeof *fit);
   }
-  for (size_t a = 0; a < count; a++) matrix[a * count + a] += RIDGE * trace / (double)count;
   PITH_TRY(pith_cholesky_f64(context, matrix, count, count));
   pith_cholesky_solve_f64(matrix, count, count, fit, pivots->columns, pivots->columns);
   return PITH_OK;
