@@ -84,48 +84,24 @@ double reference_trace_left(const double *kernel, size_t n, const double *import
   return trace;
 }
 
-/* Gaussian elimination with partial pivoting: matrix (n, n) and right-hand sides (n, columns) in place. */
-static void solve(double *matrix, double *right, size_t n, size_t columns) {
-  for (size_t k = 0; k < n; k++) {
-    size_t best = k;
-    for (size_t i = k + 1; i < n; i++)
-      if (fabs(matrix[i * n + k]) > fabs(matrix[best * n + k])) best = i;
-    for (size_t j = 0; j < n; j++) {
-      double keep = matrix[k * n + j];
-      matrix[k * n + j] = matrix[best * n + j];
-      matrix[best * n + j] = keep;
-    }
+double reference_fit_violation(const double *kernel, size_t n, const size_t *pivot, size_t count, double ridge,
+                               const double *coefficients, size_t columns, const double *fit) {
+  double largest = 0;
+  for (size_t a = 0; a < count; a++)
     for (size_t j = 0; j < columns; j++) {
-      double keep = right[k * columns + j];
-      right[k * columns + j] = right[best * columns + j];
-      right[best * columns + j] = keep;
+      double left = 0, size = 0;
+      for (size_t b = 0; b < count; b++) {
+        double term = kernel[pivot[a] * n + pivot[b]] * (a == b ? 1 + ridge : 1) * fit[b * columns + j];
+        left += term;
+        size += fabs(term);
+      }
+      for (size_t i = 0; i < n; i++) {
+        left -= kernel[pivot[a] * n + i] * coefficients[i * columns + j];
+        size += fabs(kernel[pivot[a] * n + i] * coefficients[i * columns + j]);
+      }
+      largest = fmax(largest, fabs(left) / size);
     }
-    for (size_t i = k + 1; i < n; i++) {
-      double factor = matrix[i * n + k] / matrix[k * n + k];
-      for (size_t j = k; j < n; j++) matrix[i * n + j] -= factor * matrix[k * n + j];
-      for (size_t j = 0; j < columns; j++) right[i * columns + j] -= factor * right[k * columns + j];
-    }
-  }
-  for (size_t k = n; k-- > 0;)
-    for (size_t j = 0; j < columns; j++) {
-      for (size_t i = k + 1; i < n; i++) right[k * columns + j] -= matrix[k * n + i] * right[i * columns + j];
-      right[k * columns + j] /= matrix[k * n + k];
-    }
-}
-
-void reference_fit(const double *kernel, size_t n, const size_t *pivot, size_t count, double ridge,
-                   const double *coefficients, size_t columns, double *fit) {
-  double *matrix = malloc(count * count * sizeof *matrix);
-  for (size_t a = 0; a < count; a++) {
-    for (size_t b = 0; b < count; b++)
-      matrix[a * count + b] = kernel[pivot[a] * n + pivot[b]] * (a == b ? 1 + ridge : 1);
-    for (size_t j = 0; j < columns; j++) {
-      fit[a * columns + j] = 0;
-      for (size_t i = 0; i < n; i++) fit[a * columns + j] += kernel[pivot[a] * n + i] * coefficients[i * columns + j];
-    }
-  }
-  solve(matrix, fit, count, columns);
-  free(matrix);
+  return largest;
 }
 
 double reference_refine_loss(const double *queries, size_t query_count, const double *keys, const double *log_weight,

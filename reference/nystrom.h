@@ -23,9 +23,10 @@ void reference_ball_kernel(const double *keys, size_t n, size_t d, double lambda
 double reference_trace_left(const double *kernel, size_t n, const double *importance, const size_t *pivot,
                             size_t count);
 
-/* fit (count, columns) = (K_SS + ridge * diagonal of K_SS)^-1 K_S,all coefficients (n, columns). */
-void reference_fit(const double *kernel, size_t n, const size_t *pivot, size_t count, double ridge,
-                   const double *coefficients, size_t columns, double *fit);
+/* Largest violation of (K_SS + ridge * diagonal of K_SS) fit = K_S,all coefficients (n, columns), each equation divided
+ * by the sum of the sizes of its terms. */
+double reference_fit_violation(const double *kernel, size_t n, const size_t *pivot, size_t count, double ridge,
+                               const double *coefficients, size_t columns, const double *fit);
 
 /* Mean over queries of phi(|answer - target|), where a query attends to `count` points beside one fixed lump of log
  * mass fixed_mass[r] and answer fixed_answer (queries, dv). phi(x) = x - soft ln(1 + x / soft); soft = 0: x. */

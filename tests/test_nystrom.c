@@ -1,5 +1,6 @@
 /* test_nystrom.c - pivots, refit and refinement against their double twins; the laws they must obey. */
 #include "nystrom.h"
+#include "pith.h"
 #include "summary/engine.h"
 #include "summary/pivots.h"
 #include "summary/refine.h"
@@ -181,7 +182,7 @@ static void test_pivot_law(void **state) {
   pith_context_free(context);
 }
 
-/* Points taken without refinement are the reference's fit over the same pivots. */
+/* Points taken without refinement solve the equations of the refit, to f32 accuracy; another ridge would not. */
 static void test_fit_matches_reference(void **state) {
   (void)state;
   enum { COUNT = 30 };
@@ -206,15 +207,14 @@ static void test_fit_matches_reference(void **state) {
   }
   size_t pivot[COUNT];
   for (size_t s = 0; s < COUNT; s++) pivot[s] = (size_t)points->index[s];
-  reference_fit(whole, N, pivot, COUNT, 1e-4, coefficients, DV + 1, fit);
   for (size_t s = 0; s < COUNT; s++) {
-    double weight = fit[s * (DV + 1) + DV];
-    assert_true(fabs(exp(points->log_weight[s]) - weight) < 2e-3 * (1 + weight));
-    for (size_t j = 0; j < DV; j++) {
-      double value = fit[s * (DV + 1) + j] / weight + mean[j];
-      assert_true(fabs(points->values[s * DV + j] - value) * weight < 1e-2 * (1 + fabs(value) * weight));
-    }
+    double weight = exp(points->log_weight[s]);
+    for (size_t j = 0; j < DV; j++) fit[s * (DV + 1) + j] = weight * (points->values[s * DV + j] - mean[j]);
+    fit[s * (DV + 1) + DV] = weight;
   }
+  double right = reference_fit_violation(whole, N, pivot, COUNT, 1e-4, coefficients, DV + 1, fit);
+  double wrong = reference_fit_violation(whole, N, pivot, COUNT, 1e-2, coefficients, DV + 1, fit);
+  if (!(right < 2e-5 && wrong > 5 * right)) fail_msg("violation %g, with another ridge %g", right, wrong);
   pith_engine_nystrom.release(context, engine);
   pith_points_free(context, points);
   pith_kernel_free(context, kernel);

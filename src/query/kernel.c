@@ -122,8 +122,10 @@ static void fill_ball(const pith_query_model *model, const float *keys, const do
   map_centred(keys, centre, 1, n, d, kernel->mapped);
   double mean = mean_squared_norm(kernel->mapped, n, d), largest = 0;
   for (size_t i = 0; i < n; i++) largest = fmax(largest, squared_norm(kernel->mapped + i * d, d));
-  /* lambda^2 = rho / (2 R): small enough to stay smooth, see docs/theory.md. */
+  /* lambda^2 = rho / (2 R), R the root mean square radius: small enough to stay smooth, see docs/theory.md. Keys far
+   * outside count at most as they do in the ball itself, exp(2 rho |k|). */
   double lambda2 = mean > 0 ? 0.5 * model->rho / sqrt(mean) : 1;
+  if (lambda2 * largest > 2 * model->rho * sqrt(largest)) lambda2 = 2 * model->rho / sqrt(largest);
   if (lambda2 * largest > LARGEST_EXPONENT) lambda2 = LARGEST_EXPONENT / largest;
   for (size_t i = 0; i < n * d; i++) kernel->mapped[i] = (float)(kernel->mapped[i] * sqrt(lambda2));
   kernel->lambda2 = lambda2;
