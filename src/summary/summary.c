@@ -219,8 +219,7 @@ static pith_status check_queries(pith_context *context, const pith_summary *summ
   return PITH_OK;
 }
 
-/* The points of one head as rows to attend to. */
-static pith_rows points_of(const pith_summary *summary, size_t index) {
+pith_rows pith_summary_rows(const pith_summary *summary, size_t index) {
   const pith_head_view *view = &summary->slot[index].view;
   ptrdiff_t size = (ptrdiff_t)pith_dtype_size(view->store);
   return (pith_rows){.keys = view->keys,
@@ -254,8 +253,11 @@ static pith_status attend(pith_context *context, const pith_summary *summary, co
 
   /* The query heads of a group lie together, so that one job over the points of a head answers all of them. */
   for (size_t i = 0; i < layers * heads; i++) {
-    jobs[i] = (pith_attend_job){
-        .rows = points_of(summary, i), .heads = group, .queries = m, .query = scaled + i * group * m * d, .out = out};
+    jobs[i] = (pith_attend_job){.rows = pith_summary_rows(summary, i),
+                                .heads = group,
+                                .queries = m,
+                                .query = scaled + i * group * m * d,
+                                .out = out};
     if (later) {
       jobs[i].later = pith_row_source_head(later, i);
       jobs[i].later_mask = (pith_mask){.causal = true, .first = (ptrdiff_t)jobs[i].later.count - (ptrdiff_t)m};

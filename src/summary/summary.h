@@ -5,7 +5,7 @@
 #ifndef PITH_SRC_SUMMARY_H
 #define PITH_SRC_SUMMARY_H
 
-#include "base/base.h"
+#include "attention/attention.h"
 #include "pith/summary.h"
 
 typedef struct pith_summary_slot {
@@ -47,6 +47,9 @@ pith_status pith_summary_set_head(pith_context *context, pith_summary *summary, 
 
 /* The view of a head, to set source_rows, probe_error, fold_error and the certificates. */
 pith_head_view *pith_summary_view(pith_summary *summary, size_t layer, size_t head);
+
+/* The points of a head as rows to attend to; index: layer * heads + head. */
+pith_rows pith_summary_rows(const pith_summary *summary, size_t index);
 
 /* Makes the certificate of that kind the binding one; any kind that a summary does not have: none. */
 void pith_head_bind(pith_head_view *view, pith_certificate_kind kind);
