@@ -121,7 +121,7 @@ static pith_status points_per_head(pith_context *context, const shape *s, const 
 
 static pith_status take_certified(pith_context *context, pith_job *job, size_t points, pith_summary *summary,
                                   bool *met) {
-  PITH_TRY(pith_job_take(context, job, points, summary));
+  PITH_TRY(pith_job_take(context, job, points, job->options->store, summary));
   *met = pith_summary_view(summary, job->layer, job->head)->binding.certified;
   return PITH_OK;
 }
@@ -167,7 +167,7 @@ static pith_status visit_heads(pith_context *context, const heads *h, visitor vi
   for (size_t i = 0; i < count; i++) {
     PITH_TRY(pith_report(context, "compressing heads", i, count));
     pith_job *job = NULL;
-    PITH_TRY(pith_job_open(context, h->keys, h->values, h->queries, h->options, h->engine, i / h->shape.heads,
+    PITH_TRY(pith_job_open(context, h->keys, h->values, h->queries, h->options, h->engine, false, i / h->shape.heads,
                            i % h->shape.heads, &job));
     pith_status status = visit(context, job, argument);
     pith_job_close(context, job);
@@ -208,7 +208,7 @@ static pith_status compress_head(pith_context *context, pith_job *job, void *arg
   c->summary->rho = fmax(c->summary->rho, job->model->rho);
   if (job->options->eps > 0) return search_eps(context, job, c->summary);
   PITH_TRY(pith_job_prepare(context, job, c->points));
-  return pith_job_take(context, job, c->points, c->summary);
+  return pith_job_take(context, job, c->points, job->options->store, c->summary);
 }
 
 pith_status pith_compress(pith_context *context, const pith_array *keys, const pith_array *values,
@@ -247,7 +247,7 @@ static pith_status plan_head(pith_context *context, pith_job *job, void *argumen
   PITH_TRY(pith_job_prepare(context, job, m->rows[0].points));
   for (size_t i = 0; i < m->count; i++) {
     pith_plan_row *row = &m->rows[i];
-    PITH_TRY(pith_job_take(context, job, row->points, m->summary));
+    PITH_TRY(pith_job_take(context, job, row->points, job->options->store, m->summary));
     const pith_head_view *view = pith_summary_view(m->summary, job->layer, job->head);
     row->bytes += view->bytes;
     row->mean_error += share * view->probe_error;

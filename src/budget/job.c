@@ -20,7 +20,8 @@ static double softmax_scale(const pith_compress_options *options, size_t d) {
 }
 
 /* The query heads of this kv head's group. */
-static pith_status make_model(pith_context *context, const pith_array *queries, size_t kv_heads, pith_job *job) {
+static pith_status make_model(pith_context *context, const pith_array *queries, size_t kv_heads, bool choose,
+                              pith_job *job) {
   const pith_compress_options *options = job->options;
   size_t group = queries ? pith_array_heads(queries) / kv_heads : 0;
   pith_array *views = pith_allocate(context, group, sizeof *views);
@@ -41,13 +42,15 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
                               .query_start = options->query_start,
                               .horizon = options->horizon,
                               .samples = options->samples,
-                              .probes = options->probes,
+                              .probes = choose ? 2 * options->probes : options->probes,
                               .kind = options->query_model,
                               .seed = options->seed,
                               .object = job->problem.object};
   pith_status status = pith_query_model_create(context, &source, &job->model);
   pith_release(context, views);
-  return status;
+  PITH_TRY(status);
+  job->choosers = choose ? job->model->probe_count / 2 : 0;
+  return PITH_OK;
 }
 
 static int compare_double(const void *left, const void *right) {
@@ -99,7 +102,7 @@ static pith_status mark_exact(pith_context *context, pith_job *job) {
 }
 
 static pith_status open_job(pith_context *context, const pith_array *keys, const pith_array *values,
-                            const pith_array *queries, pith_job *job) {
+                            const pith_array *queries, bool choose, pith_job *job) {
   pith_array k = pith_array_head(keys, job->layer, job->head), v = pith_array_head(values, job->layer, job->head);
   pith_problem *p = &job->problem;
   p->n = k.shape[0];
@@ -114,11 +117,13 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
   if (!job->keys || !job->values || !job->exact) return PITH_E_MEMORY;
   PITH_TRY(pith_array_to_f32(context, &k, "keys", 1, job->keys));
   PITH_TRY(pith_array_to_f32(context, &v, "values", 1, job->values));
-  PITH_TRY(make_model(context, queries, pith_array_heads(keys), job));
+  PITH_TRY(make_model(context, queries, pith_array_heads(keys), choose, job));
   p->model = job->model;
   PITH_TRY(mark_exact(context, job));
   job->probe_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
-  if (!job->probe_answers) return PITH_E_MEMORY;
+  job->met_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
+  if (!job->probe_answers || !job->met_answers) return PITH_E_MEMORY;
+  PITH_TRY(pith_job_meet(context, job, job->keys, job->values, NULL, p->n, job->met_answers));
   pith_rows rows = {.keys = job->keys,
                     .values = job->values,
                     .key_stride = (ptrdiff_t)(p->d * sizeof(float)),
@@ -132,14 +137,14 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
 
 pith_status pith_job_open(pith_context *context, const pith_array *keys, const pith_array *values,
                           const pith_array *queries, const pith_compress_options *options, const pith_engine *engine,
-                          size_t layer, size_t head, pith_job **out) {
+                          bool choose, size_t layer, size_t head, pith_job **out) {
   pith_job *job = pith_allocate_zero(context, 1, sizeof *job);
   if (!job) return PITH_E_MEMORY;
   job->options = options;
   job->engine = engine;
   job->layer = layer;
   job->head = head;
-  pith_status status = open_job(context, keys, values, queries, job);
+  pith_status status = open_job(context, keys, values, queries, choose, job);
   if (status < 0)
     pith_job_close(context, job);
   else
@@ -155,6 +160,7 @@ void pith_job_close(pith_context *context, pith_job *job) {
   pith_release(context, job->values);
   pith_release(context, job->exact);
   pith_release(context, job->probe_answers);
+  pith_release(context, job->met_answers);
   pith_release(context, job);
 }
 
@@ -198,10 +204,10 @@ static pith_status choose_points(pith_context *context, const pith_job *job, siz
   return PITH_OK;
 }
 
-/* Errors of the stored head at the probes: mean, and the whole list for the probe certificate. */
+/* Errors of the stored head at the probes that were not chosen by: mean, and the whole list for the certificate. */
 static pith_status measure_probes(pith_context *context, const pith_job *job, const pith_head_view *view,
                                   double *errors, double *mean) {
-  size_t count = job->model->probe_count, dv = job->problem.dv;
+  size_t first = job->choosers, count = job->model->probe_count - first, dv = job->problem.dv;
   *mean = NAN;
   if (count == 0) return PITH_OK;
   float *answers = pith_allocate(context, count, dv * sizeof *answers);
@@ -216,10 +222,10 @@ static pith_status measure_probes(pith_context *context, const pith_job *job, co
                     .d = view->d,
                     .dv = view->dv,
                     .log_weight = view->log_weight};
-  pith_status status = pith_attend_rows(context, &rows, job->model->probes, count, answers);
+  pith_status status = pith_attend_rows(context, &rows, job->model->probes + first * view->d, count, answers);
   double sum = 0;
   for (size_t r = 0; status == PITH_OK && r < count; r++)
-    sum += errors[r] = pith_error_measure(job->probe_answers + r * dv, answers + r * dv, 1, dv).mean;
+    sum += errors[r] = pith_error_measure(job->probe_answers + (first + r) * dv, answers + r * dv, 1, dv).mean;
   *mean = sum / (double)count;
   pith_release(context, answers);
   return status;
@@ -268,7 +274,7 @@ static bool affords_certificate(const pith_job *job) {
 }
 
 static pith_status finish_head(pith_context *context, const pith_job *job, pith_head_view *view) {
-  size_t probes = job->model->probe_count;
+  size_t probes = job->model->probe_count - job->choosers;
   double *errors = pith_allocate(context, probes, sizeof *errors);
   if (!errors) return PITH_E_MEMORY;
   pith_status status = measure_probes(context, job, view, errors, &view->probe_error);
@@ -288,25 +294,26 @@ static pith_status finish_head(pith_context *context, const pith_job *job, pith_
 }
 
 static pith_status store_points(pith_context *context, const pith_job *job, const pith_points *chosen, size_t exact,
-                                pith_summary *summary) {
+                                pith_dtype store, pith_summary *summary) {
   uint8_t *marks = pith_allocate_zero(context, chosen->count, 1);
   if (!marks) return PITH_E_MEMORY;
   memset(marks, 1, exact);
-  pith_status status = pith_summary_set_head(context, summary, job->layer, job->head, chosen->count, job->problem.d,
-                                             job->problem.dv, job->options->store, chosen->keys, chosen->values,
-                                             chosen->log_weight, chosen->index, marks);
+  pith_status status =
+      pith_summary_set_head(context, summary, job->layer, job->head, chosen->count, job->problem.d, job->problem.dv,
+                            store, chosen->keys, chosen->values, chosen->log_weight, chosen->index, marks);
   pith_release(context, marks);
   return status;
 }
 
-pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, pith_summary *summary) {
+pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, pith_dtype store,
+                          pith_summary *summary) {
   const pith_problem *p = &job->problem;
   pith_points *chosen = NULL;
   size_t exact = 0;
   PITH_TRY(pith_points_create(context, pith_max_size(points, pith_job_exact(job)), p->d, p->dv, &chosen));
   pith_status status = choose_points(context, job, points, chosen, &exact);
   pith_head_view *view = pith_summary_view(summary, job->layer, job->head);
-  if (status == PITH_OK) status = store_points(context, job, chosen, exact, summary);
+  if (status == PITH_OK) status = store_points(context, job, chosen, exact, store, summary);
   if (status == PITH_OK) {
     view->source_rows = p->n;
     view->fold_error = NAN;
@@ -315,10 +322,30 @@ pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, p
   if (status == PITH_OK && job->options->fold_weights) {
     double before = view->probe_error;
     status = pith_fold_weights(context, job->model, chosen->keys, chosen->log_weight, chosen->count);
-    if (status == PITH_OK) status = store_points(context, job, chosen, exact, summary);
+    if (status == PITH_OK) status = store_points(context, job, chosen, exact, store, summary);
     if (status == PITH_OK) status = finish_head(context, job, view);
     view->fold_error = view->probe_error - before;
   }
+  pith_points_free(context, chosen);
+  return status;
+}
+
+pith_status pith_job_try(pith_context *context, pith_job *job, size_t points, const pith_dtype *stores, size_t count,
+                         double *squared) {
+  const pith_problem *p = &job->problem;
+  pith_points *chosen = NULL;
+  pith_summary *summary = NULL;
+  size_t exact = 0;
+  PITH_TRY(pith_points_create(context, pith_max_size(points, pith_job_exact(job)), p->d, p->dv, &chosen));
+  pith_status status = choose_points(context, job, points, chosen, &exact);
+  if (status == PITH_OK) status = pith_summary_create(context, 1, 1, &summary);
+  for (size_t i = 0; status == PITH_OK && i < count; i++) {
+    status = pith_summary_set_head(context, summary, 0, 0, chosen->count, p->d, p->dv, stores[i], chosen->keys,
+                                   chosen->values, chosen->log_weight, NULL, NULL);
+    if (status == PITH_OK)
+      status = pith_job_met_error(context, job, pith_summary_view(summary, 0, 0), job->choosers, &squared[i]);
+  }
+  pith_summary_free(summary);
   pith_points_free(context, chosen);
   return status;
 }

@@ -66,20 +66,23 @@ static void turn_to_future(const pith_query_source *source, const pith_query_mod
 
 /* ---- The keys that stand in for later ones ---- */
 
+/* Turned queries, `rows` to a turn, and what each of them finds in its near keys. */
 typedef struct local_work {
   const pith_query_source *source;
-  pith_query_model *model;
-  const size_t *row; /* recorded row of each turned query */
+  const pith_query_model *model;
+  const size_t *row; /* (rows): recorded row of each query of a turn */
+  size_t rows;
+  float *log_mass, *answer;
 } local_work;
 
 static void see_local(void *argument, size_t index, int thread) {
   (void)thread;
   const local_work *w = argument;
-  pith_query_model *model = w->model;
-  size_t row = w->row[index % model->fit_count], d = model->d, dv = model->dv;
-  size_t ahead = steps_ahead(w->source, model, row, index / model->fit_count);
+  const pith_query_model *model = w->model;
+  size_t row = w->row[index % w->rows], d = model->d, dv = model->dv;
+  size_t ahead = steps_ahead(w->source, model, row, index / w->rows);
   size_t last = pith_min_size(model->position[row], w->source->keys - 1), first = last > ahead ? last - ahead : 0;
-  float largest = -INFINITY, sum = 0, *answer = model->local_answer + index * dv;
+  float largest = -INFINITY, sum = 0, *answer = w->answer + index * dv;
   memset(answer, 0, dv * sizeof *answer);
   pith_attend_block block = {.group = 1,
                              .d = d,
@@ -95,17 +98,17 @@ static void see_local(void *argument, size_t index, int thread) {
                              .output = answer};
   pith_kernels_active()->attend_f32(&block);
   for (size_t j = 0; j < dv; j++) answer[j] /= sum;
-  model->local_log_mass[index] = largest + logf(sum);
+  w->log_mass[index] = largest + logf(sum);
 }
 
-static pith_status find_local(pith_context *context, const pith_query_source *source, pith_query_model *model,
-                              const size_t *row) {
-  model->local_log_mass = pith_allocate(context, model->turned_count, sizeof(float));
-  model->local_answer = pith_allocate_zero(context, model->turned_count * model->dv, sizeof(float));
-  if (!model->local_log_mass || !model->local_answer) return PITH_E_MEMORY;
-  for (size_t r = 0; r < model->turned_count; r++) model->local_log_mass[r] = -INFINITY;
+static pith_status find_local(pith_context *context, const pith_query_source *source, const pith_query_model *model,
+                              const size_t *row, size_t rows, size_t count, float **log_mass, float **answer) {
+  *log_mass = pith_allocate(context, count, sizeof(float));
+  *answer = pith_allocate_zero(context, count * model->dv, sizeof(float));
+  if (!*log_mass || !*answer) return PITH_E_MEMORY;
+  for (size_t r = 0; r < count; r++) (*log_mass)[r] = -INFINITY;
   if (source->rope != PITH_ROPE_NONE && source->keys > 0 && source->horizon > 0)
-    pith_parallel_for(context, model->turned_count, see_local, &(local_work){source, model, row});
+    pith_parallel_for(context, count, see_local, &(local_work){source, model, row, rows, *log_mass, *answer});
   return PITH_OK;
 }
 
@@ -138,7 +141,10 @@ static pith_status split(pith_context *context, const pith_query_source *source,
     size_t row = order[probes + i % fit];
     turn_to_future(source, model, row, steps_ahead(source, model, row, i / fit), model->fit + i * d);
   }
-  pith_status status = find_local(context, source, model, order + probes);
+  pith_status status = find_local(context, source, model, order + probes, fit, model->turned_count,
+                                  &model->local_log_mass, &model->local_answer);
+  if (status == PITH_OK)
+    status = find_local(context, source, model, order, probes, probes, &model->probe_log_mass, &model->probe_answer);
   pith_release(context, order);
   return status;
 }
@@ -211,6 +217,8 @@ void pith_query_model_free(pith_context *context, pith_query_model *model) {
   pith_release(context, model->probes);
   pith_release(context, model->local_log_mass);
   pith_release(context, model->local_answer);
+  pith_release(context, model->probe_log_mass);
+  pith_release(context, model->probe_answer);
   pith_release(context, model->recorded);
   pith_release(context, model->position);
   pith_release(context, model);

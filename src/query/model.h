@@ -25,6 +25,8 @@ typedef struct pith_query_model {
    * just before it when it was recorded stand in for them. Without positions (no rope) there is none. */
   float *local_log_mass; /* (turned_count): log sum of exp(logit) over them; -inf: none */
   float *local_answer;   /* (turned_count, dv): attention over them alone */
+  float *probe_log_mass; /* (probe_count): the same for the probes */
+  float *probe_answer;   /* (probe_count, dv) */
   size_t dv;
 
   /* Recorded queries as they were (fit and probes), for engines that look at the past's own attention:
