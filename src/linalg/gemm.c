@@ -58,6 +58,13 @@ void pith_gemm_f32(pith_context *context, pith_transpose ta, pith_transpose tb, 
                                .c = (char *)c});
 }
 
+void pith_gemm_f32_alone(pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k, float alpha,
+                         const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc) {
+  if (m == 0 || n == 0) return;
+  cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
+              alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
 void pith_gemm_f64(pith_context *context, pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k,
                    double alpha, const double *a, size_t lda, const double *b, size_t ldb, double beta, double *c,
                    size_t ldc) {

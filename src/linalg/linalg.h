@@ -13,6 +13,9 @@ typedef enum pith_transpose { PITH_PLAIN = 0, PITH_TRANSPOSED = 1 } pith_transpo
 void pith_gemm_f32(pith_context *context, pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k,
                    float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
                    size_t ldc);
+/* The same by the calling thread alone, for the bodies of parallel loops. */
+void pith_gemm_f32_alone(pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k, float alpha,
+                         const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c, size_t ldc);
 void pith_gemm_f64(pith_context *context, pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k,
                    double alpha, const double *a, size_t lda, const double *b, size_t ldb, double beta, double *c,
                    size_t ldc);
@@ -25,7 +28,6 @@ pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t
 void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb);
 
 /* Eigenvalues ascending and eigenvectors (row i of `vectors` belongs to values[i]) of a symmetric matrix. */
-pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values,
-                                     double *vectors);
+pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values, double *vectors);
 
 #endif
