@@ -246,8 +246,8 @@ static int set_trial(cli_session *session, compare_inputs *inputs, cli_trial *tr
   if (asked == m)
     return session_error(session, EXIT_INPUT, "--prefix %zu leaves no query to ask: there are %zu keys", prefix, n);
   trial->later = n - prefix;
-  trial->later_keys = pith_array_rows(&trial->keys, prefix, trial->later);
-  trial->later_values = pith_array_rows(&trial->values, prefix, trial->later);
+  trial->all_keys = trial->keys;
+  trial->all_values = trial->values;
   inputs->has_recorded = asked > 0;
   inputs->recorded = pith_array_rows(&trial->queries, 0, asked);
   trial->keys = pith_array_rows(&trial->keys, 0, prefix);

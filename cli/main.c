@@ -33,6 +33,7 @@ static void pin_blas(char **argv) {
   const char *core = !strcmp(isa, "avx512") ? "SkylakeX" : !strcmp(isa, "avx2") ? "Haswell" : "Prescott";
   setenv("OPENBLAS_CORETYPE", core, 1);
   setenv("OPENBLAS_NUM_THREADS", "1", 1);
+  setenv("OMP_WAIT_POLICY", "passive", 0); /* threads that spin while they wait starve others on a busy machine */
   setenv("PITH_BLAS_PINNED", "1", 1); /* were the first variable lost, this ends the loop */
   execv("/proc/self/exe", argv);      /* comes back only where there is no /proc: then without the pin */
 #else

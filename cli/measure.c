@@ -9,87 +9,22 @@
 
 /* ---- Answers ---- */
 
-/* Rows (points, d) and then the later ones, with one column more; the same for queries, whose column more is `last`. */
-static pith_status stack_rows(pith_context *context, const pith_array *view, size_t more, const float *last,
-                              float scale_of_last, float *out) {
-  size_t rows = view->shape[0], columns = view->shape[1];
-  float *plain = allocate_zero(rows * columns, sizeof *plain);
-  pith_status status = pith_array_to_f32(context, view, "rows", 1, plain);
-  for (size_t i = 0; i < rows; i++) {
-    memcpy(out + i * (columns + more), plain + i * columns, columns * sizeof *out);
-    if (more) out[i * (columns + 1) + columns] = last ? last[i] * scale_of_last : 0;
-  }
-  free(plain);
-  return status;
-}
-
-/* The answers of one kv head's group from `keys` and `values` (with log-weights, or NULL), followed by the later rows.
- * A log-weight is one column more in the keys, which every query meets with 1: so plain attention does it. */
-static pith_status attend_head(cli_session *session, const cli_trial *trial, size_t head, const pith_array *keys,
-                               const pith_array *values, const float *log_weight, float *out) {
-  pith_context *context = session->context;
-  size_t layer = head / trial->kv_heads, number = head % trial->kv_heads, group = trial->query_heads / trial->kv_heads;
-  size_t points = keys->shape[0], all = points + trial->later, m = trial->rows, d = trial->d + 1, dv = trial->dv;
-  float *joint_keys = allocate_zero(all * d, sizeof *joint_keys);
-  float *joint_values = allocate_zero(all * dv, sizeof *joint_values);
-  float *queries = allocate_zero(group * m * d, sizeof *queries);
-  pith_array later_keys = pith_array_head(&trial->later_keys, layer, number);
-  pith_array later_values = pith_array_head(&trial->later_values, layer, number);
-  pith_status status;
-  PITH_TRY_GOTO(stack_rows(context, keys, 1, log_weight, (float)(1 / trial->scale), joint_keys), status, done);
-  PITH_TRY_GOTO(stack_rows(context, values, 0, NULL, 0, joint_values), status, done);
-  PITH_TRY_GOTO(stack_rows(context, &later_keys, 1, NULL, 0, joint_keys + points * d), status, done);
-  PITH_TRY_GOTO(stack_rows(context, &later_values, 0, NULL, 0, joint_values + points * dv), status, done);
-  for (size_t j = 0; j < group; j++) {
-    pith_array view = pith_array_head(&trial->queries, layer, number * group + j);
-    PITH_TRY_GOTO(stack_rows(context, &view, 1, NULL, 0, queries + j * m * d), status, done);
-    for (size_t r = 0; r < m; r++) queries[(j * m + r + 1) * d - 1] = 1;
-  }
+static pith_status attend_exactly(cli_session *session, const cli_trial *trial) {
   pith_attention_options options;
   pith_attention_options_init(&options);
   options.scale = trial->scale;
-  options.causal = 1;
-  pith_array key_view = pith_array_matrix(joint_keys, PITH_F32, all, d);
-  pith_array value_view = pith_array_matrix(joint_values, PITH_F32, all, dv);
-  for (size_t j = 0; j < group && status == PITH_OK; j++) {
-    pith_array query_view = pith_array_matrix(queries + j * m * d, PITH_F32, m, d);
-    float *group_out = out + ((layer * trial->query_heads + number * group + j) * m) * dv;
-    status = pith_attention_compute(context, &query_view, &key_view, &value_view, &options, group_out);
-  }
-done:
-  free(queries);
-  free(joint_values);
-  free(joint_keys);
-  return status;
-}
-
-static pith_status attend_exactly(cli_session *session, const cli_trial *trial) {
-  if (!trial->later) {
-    pith_attention_options options;
-    pith_attention_options_init(&options);
-    options.scale = trial->scale;
-    return pith_attention_compute(session->context, &trial->queries, &trial->keys, &trial->values, &options,
-                                  trial->exact);
-  }
-  for (size_t i = 0; i < trial->layers * trial->kv_heads; i++) {
-    pith_array keys = pith_array_head(&trial->keys, i / trial->kv_heads, i % trial->kv_heads);
-    pith_array values = pith_array_head(&trial->values, i / trial->kv_heads, i % trial->kv_heads);
-    PITH_TRY(attend_head(session, trial, i, &keys, &values, NULL, trial->exact));
-  }
-  return PITH_OK;
+  options.causal = trial->later > 0;
+  return pith_attention_compute(session->context, &trial->queries, trial->later ? &trial->all_keys : &trial->keys,
+                                trial->later ? &trial->all_values : &trial->values, &options, trial->exact);
 }
 
 static pith_status attend_summary(cli_session *session, const cli_trial *trial, const pith_summary *summary) {
   if (!trial->later)
     return pith_summary_attend(session->context, summary, &trial->queries, trial->scale, trial->answer);
-  for (size_t i = 0; i < trial->layers * trial->kv_heads; i++) {
-    pith_head_view head;
-    PITH_TRY(pith_summary_head(session->context, summary, i / trial->kv_heads, i % trial->kv_heads, &head));
-    pith_array keys = pith_array_matrix(head.keys, head.store, head.points, head.d);
-    pith_array values = pith_array_matrix(head.values, head.store, head.points, head.dv);
-    PITH_TRY(attend_head(session, trial, i, &keys, &values, head.log_weight, trial->answer));
-  }
-  return PITH_OK;
+  pith_array later_keys = pith_array_rows(&trial->all_keys, trial->n, trial->later);
+  pith_array later_values = pith_array_rows(&trial->all_values, trial->n, trial->later);
+  return pith_summary_attend_beside(session->context, summary, &trial->queries, &later_keys, &later_values,
+                                    trial->scale, trial->answer);
 }
 
 int trial_open(cli_session *session, cli_trial *trial) {

@@ -9,8 +9,8 @@
  * after its prompt was compressed. */
 typedef struct cli_trial {
   pith_array keys, values, queries;
-  pith_array later_keys, later_values;
-  size_t later; /* rows; 0: none */
+  pith_array all_keys, all_values; /* keys and values, then the later rows; unused without any */
+  size_t later;                    /* rows; 0: none */
   double scale;
   size_t layers, kv_heads, query_heads, rows, d, dv, n;
   float *exact, *answer; /* (layers, query_heads, rows, dv); answer is room for those of a summary */

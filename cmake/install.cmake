@@ -39,5 +39,6 @@ configure_package_config_file(cmake/pithConfig.cmake.in ${CMAKE_BINARY_DIR}/pith
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/pithConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/pithConfig.cmake ${CMAKE_BINARY_DIR}/pithConfigVersion.cmake
   DESTINATION ${config_folder})
+file(RELATIVE_PATH pith_pc_to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/pith.pc.in ${CMAKE_BINARY_DIR}/pith.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/pith.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

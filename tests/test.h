@@ -48,11 +48,11 @@ static inline float *test_sphere(uint64_t seed, size_t rows, size_t d, double ra
   return out;
 }
 
-#define assert_ok(context, expression)                                                                                 \
-  do {                                                                                                                 \
-    pith_status test_status = (expression);                                                                            \
-    if (test_status != PITH_OK)                                                                                        \
-      fail_msg("%s: %s: %s", #expression, pith_status_name(test_status), pith_context_message(context));               \
+#define assert_ok(context, expression)                                                                   \
+  do {                                                                                                   \
+    pith_status test_status = (expression);                                                              \
+    if (test_status != PITH_OK)                                                                          \
+      fail_msg("%s: %s: %s", #expression, pith_status_name(test_status), pith_context_message(context)); \
   } while (0)
 
 /* Skips the whole program (exit 77) when the instruction set of PITH_ISA is not there. */

@@ -34,8 +34,7 @@ PITH_API const char *pith_safetensors_metadata(const pith_file *file, const char
 PITH_API void pith_file_close(pith_file *file); /* NULL is fine; its arrays are dead afterwards */
 
 /* Summaries as .safetensors (docs/format.md). */
-PITH_API PITH_CHECK pith_status pith_summary_save(pith_context *context, const pith_summary *summary,
-                                                  const char *path);
+PITH_API PITH_CHECK pith_status pith_summary_save(pith_context *context, const pith_summary *summary, const char *path);
 PITH_API PITH_CHECK pith_status pith_summary_load(pith_context *context, const char *path, pith_summary **out);
 
 #ifdef __cplusplus

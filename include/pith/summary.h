@@ -46,9 +46,11 @@ PITH_API const char *pith_certificate_kind_name(pith_certificate_kind kind); /* 
 /* One head, seen from outside. Pointers stay valid as long as the summary does. */
 typedef struct pith_head_view {
   size_t points, d, dv;
-  pith_dtype store;         /* of keys and values */
-  const void *keys;         /* (points, d) */
-  const void *values;       /* (points, dv) */
+  pith_dtype store;           /* of keys and values: f32, f16, bf16, q8 or q4 */
+  const void *keys;           /* (points, d); q4: (points, d / 2, rounded up) bytes */
+  const void *values;         /* (points, dv); likewise */
+  const uint16_t *key_scales; /* q8, q4: f16, one for every 32 numbers of a row; else NULL */
+  const uint16_t *value_scales;
   const float *log_weight;  /* (points) */
   const int64_t *index;     /* (points); -1: no single token */
   const uint8_t *exact;     /* (points); 1: a true row, weight 1 */
@@ -64,14 +66,19 @@ typedef struct pith_summary_info {
   size_t layers, heads; /* kv heads */
   size_t points;        /* largest over heads */
   size_t bytes, full_bytes, other_bytes;
-  double ratio;         /* bytes / bytes of all keys and values in f16 */
-  double scale;         /* softmax scale */
+  double ratio; /* bytes / bytes of all keys and values in f16 */
+  double scale; /* softmax scale */
   uint64_t seed;
-  int folded;           /* log-weights are folded into the keys; those stored are zero */
+  int folded; /* log-weights are folded into the keys; those stored are zero */
   pith_query_kind query_model;
   char engine[32];
   pith_certificate certificate; /* of the worst head */
 } pith_summary_info;
+
+/* The points of a head in f32, whatever their store: keys (points, d), values (points, dv). A row of q8 or q4
+ * is made of small integers, each times the scale of its 32 numbers, and turned where its width is a power of
+ * two; docs/format.md has it in full. This undoes all of that. */
+PITH_API void pith_head_to_f32(const pith_head_view *view, float *keys, float *values);
 
 PITH_API void pith_summary_free(pith_summary *summary); /* NULL is fine */
 PITH_API pith_summary_info pith_summary_describe(const pith_summary *summary);
