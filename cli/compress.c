@@ -84,6 +84,7 @@ static int check_usage(const cli_command *command, const compress_arguments *arg
 static double key_radius(cli_session *session, const pith_array *keys) {
   if (keys->ndim < 2) return -1;
   size_t n = keys->shape[keys->ndim - 2], d = keys->shape[keys->ndim - 1];
+  if (d == 0) return -1;
   float *row = allocate_zero(n * d, sizeof *row);
   double *mean = allocate_zero(d, sizeof *mean), largest = 0;
   for (size_t layer = 0; layer < pith_array_layers(keys); layer++)

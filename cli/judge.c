@@ -84,7 +84,7 @@ static int judge_one(cli_session *session, const cli_trial *trial, const judge_r
       pith_compress(session->context, &trial->keys, &trial->values, request->recorded, &options, &summary);
   row->seconds = seconds_now() - started;
   progress_label(&session->progress, NULL);
-  if (status == PITH_E_CANCELLED || status <= PITH_E_MEMORY) return session_fail(session, status);
+  if (status <= PITH_E_MEMORY) return session_fail(session, status);
   if (status < 0) {
     const char *message = pith_context_message(session->context);
     row->reason = allocate_zero(strlen(message) + 1, 1);

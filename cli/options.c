@@ -282,7 +282,7 @@ int options_parse(const cli_command *command, int argc, char **argv, void *argum
     if (found == ':') return usage_error(command, "%s needs a value", argv[optind - 1]);
     if (found == '?') {
       char letter[] = {'-', (char)optopt, '\0'};
-      if (optopt >= LONG_BASE)
+      if (optopt >= LONG_BASE && (size_t)(optopt - LONG_BASE) < table.count && table.entry[optopt - LONG_BASE].option)
         return usage_error(command, "--%s takes no value", table.entry[optopt - LONG_BASE].option->name);
       const char *typed = optopt ? letter : argv[optind > at ? optind - 1 : at];
       return unknown_option(command, &table, typed);

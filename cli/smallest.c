@@ -46,7 +46,7 @@ instance instance_two_points(size_t n, double rho) {
 
 instance instance_hadamard(size_t d) {
   instance set = instance_create(2 * d, d);
-  for (size_t i = 0; i < 2 * d; i++) {
+  for (size_t i = 0; d > 0 && i < 2 * d; i++) {
     float sign = i < d ? 1 : -1;
     set.keys[i * d + i % d] = sign;
     for (size_t j = 0; j < d; j++)

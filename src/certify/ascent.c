@@ -81,7 +81,7 @@ static void place_start(const pith_frame *f, double rho, uint64_t seed, size_t s
     if (start % 3 == 1) q[j] = f->keys[a * f->d + j];
     if (start % 3 == 2) q[j] = f->keys[a * f->d + j] - f->keys[b * f->d + j];
   }
-  if (!(pith_norm(q, f->d) > 0)) q[start % f->d] = 1;
+  if (f->d > 0 && !(pith_norm(q, f->d) > 0)) q[start % f->d] = 1;
   scale_to(q, f->d, start % 4 == 3 ? rho * pith_random_uniform(&stream, 2) : rho);
 }
 

@@ -65,7 +65,7 @@ static pith_status thin(choice *c, const size_t *proposal, size_t count, size_t 
                         double *corner) {
   static const size_t stride = PROPOSALS;
   float block[PROPOSALS * PROPOSALS] = {0};
-  double left[PROPOSALS * PROPOSALS];
+  double left[PROPOSALS * PROPOSALS] = {0};
   size_t place[PROPOSALS], kept = 0;
   PITH_TRY(pith_kernel_block(c->context, c->kernel, proposal, count, proposal, count, block));
   gather_factor(c, proposal, count);
