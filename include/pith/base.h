@@ -69,10 +69,12 @@ typedef enum pith_dtype {
   PITH_F64 = 4,
   PITH_I64 = 5,
   PITH_U8 = 6,
-  PITH_I8 = 7
+  PITH_I8 = 7,
+  PITH_Q8 = 8, /* these two only as the store of a summary (pith/summary.h), never of an array */
+  PITH_Q4 = 9
 } pith_dtype;
 
-PITH_API size_t pith_dtype_size(pith_dtype dtype);      /* bytes of one element; 0: unknown type */
+PITH_API size_t pith_dtype_size(pith_dtype dtype);      /* bytes of one element; 0: none of its own */
 PITH_API const char *pith_dtype_name(pith_dtype dtype); /* "f32", ... */
 
 /* A strided view of up to four dimensions: (rows, columns), (heads, rows, columns) or

@@ -5,13 +5,14 @@
 #include "kernels/kernels.h"
 #include "pith/attention.h"
 
-/* Keys and values of one head as they are stored: f32, f16 or bf16 with contiguous rows. */
+/* Keys and values of one head as they are stored: f32, f16, bf16, q8 or q4 with contiguous rows. */
 typedef struct pith_rows {
   const void *keys, *values;
   ptrdiff_t key_stride, value_stride; /* bytes */
   pith_dtype dtype;
   size_t count, d, dv;
-  const float *log_weight; /* (count), or NULL */
+  const float *log_weight;                   /* (count), or NULL */
+  const uint16_t *key_scales, *value_scales; /* q8, q4: pith_scales(d), pith_scales(dv) of each row */
 } pith_rows;
 
 /* Keys and values of all heads, opened for reading: in place where types and strides allow, else as f32

@@ -71,20 +71,16 @@ static void visible(const pith_mask *mask, size_t row, size_t rows, size_t *begi
   *end = high > low ? (size_t)high : (size_t)low;
 }
 
-static void kernel_run(pith_dtype dtype, const pith_attend_block *block) {
-  const pith_kernels *kernels = pith_kernels_active();
-  if (dtype == PITH_F16)
-    kernels->attend_f16(block);
-  else if (dtype == PITH_BF16)
-    kernels->attend_bf16(block);
-  else
-    kernels->attend_f32(block);
+/* The scales from row `row` on. */
+static const uint16_t *scales_from(const uint16_t *scales, size_t row, size_t width) {
+  return scales ? scales + row * pith_scales(width) : NULL;
 }
 
 /* Brings queries first .. first+count-1 of a job together with the rows from .. to-1. */
 static void attend_range(const pith_attend_job *job, const pith_rows *rows, const pith_mask *mask, size_t first,
                          size_t count, size_t from, size_t to, task_state state) {
   size_t begin[BLOCK], end[BLOCK];
+  pith_attend_kernel attend = pith_kernels_attend(pith_kernels_active(), rows->dtype);
   for (size_t i = 0; i < count; i++) visible(mask, (first + i) / job->heads, rows->count, &begin[i], &end[i]);
   for (; from < to; from += STRETCH) {
     size_t stretch = pith_min_size(STRETCH, to - from);
@@ -94,25 +90,36 @@ static void attend_range(const pith_attend_job *job, const pith_rows *rows, cons
         low[q] = pith_max_size(begin[i + q], from) - from;
         high[q] = pith_max_size(pith_min_size(end[i + q], from + stretch), from) - from;
       }
-      kernel_run(rows->dtype, &(pith_attend_block){
-                                  .group = group,
-                                  .d = rows->d,
-                                  .dv = rows->dv,
-                                  .rows = stretch,
-                                  .queries = state.query + i * rows->d,
-                                  .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
-                                  .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
-                                  .key_stride = rows->key_stride,
-                                  .value_stride = rows->value_stride,
-                                  .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
-                                  .begin = low,
-                                  .end = high,
-                                  .largest = state.largest + i,
-                                  .sum = state.sum + i,
-                                  .output = state.output + i * rows->dv,
-                              });
+      attend(&(pith_attend_block){
+          .group = group,
+          .d = rows->d,
+          .dv = rows->dv,
+          .rows = stretch,
+          .queries = state.query + i * rows->d,
+          .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
+          .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
+          .key_stride = rows->key_stride,
+          .value_stride = rows->value_stride,
+          .key_scales = scales_from(rows->key_scales, from, rows->d),
+          .value_scales = scales_from(rows->value_scales, from, rows->dv),
+          .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
+          .begin = low,
+          .end = high,
+          .largest = state.largest + i,
+          .sum = state.sum + i,
+          .output = state.output + i * rows->dv,
+      });
     }
   }
+}
+
+/* Queries first .. first+count-1 of a job, as these rows are to be asked. */
+static void take_queries(const pith_attend_job *job, const pith_rows *rows, size_t first, size_t count,
+                         task_state state) {
+  size_t d = rows->d;
+  for (size_t i = 0; i < count; i++)
+    memcpy(state.query + i * d, job->query + query_place(job, first + i) * d, d * sizeof(float));
+  if (pith_turned(rows->dtype, d)) pith_turn(state.query, count, d);
 }
 
 /* Queries first .. first+count-1 of a job over part number `part` of its rows; the last part has the later rows. */
@@ -121,14 +128,16 @@ static void attend_block(const pith_attend_job *job, const job_cut *cut, size_t 
   const pith_rows *rows = &job->rows;
   size_t from = part * cut->part_rows, to = pith_min_size(from + cut->part_rows, rows->count);
   for (size_t i = 0; i < count; i++) {
-    memcpy(state.query + i * rows->d, job->query + query_place(job, first + i) * rows->d, rows->d * sizeof(float));
     state.largest[i] = -INFINITY;
     state.sum[i] = 0;
   }
   memset(state.output, 0, count * rows->dv * sizeof(float));
+  take_queries(job, rows, first, count, state);
   attend_range(job, rows, &job->mask, first, count, from, to, state);
-  if (part + 1 == cut->parts)
-    attend_range(job, &job->later, &job->later_mask, first, count, 0, job->later.count, state);
+  if (pith_turned(rows->dtype, rows->dv)) pith_turn(state.output, count, rows->dv);
+  if (part + 1 < cut->parts || job->later.count == 0) return;
+  if (pith_turned(rows->dtype, rows->d)) take_queries(job, &job->later, first, count, state);
+  attend_range(job, &job->later, &job->later_mask, first, count, 0, job->later.count, state);
 }
 
 static void write_answers(const pith_attend_job *job, size_t first, size_t count, task_state state) {

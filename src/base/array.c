@@ -13,6 +13,8 @@ size_t pith_dtype_size(pith_dtype dtype) {
     case PITH_I64: return 8;
     case PITH_U8:
     case PITH_I8: return 1;
+    case PITH_Q8:
+    case PITH_Q4: break;
   }
   return 0;
 }
@@ -26,6 +28,8 @@ const char *pith_dtype_name(pith_dtype dtype) {
     case PITH_I64: return "i64";
     case PITH_U8: return "u8";
     case PITH_I8: return "i8";
+    case PITH_Q8: return "q8";
+    case PITH_Q4: return "q4";
   }
   return "unknown";
 }

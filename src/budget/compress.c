@@ -7,6 +7,7 @@
 
 #include "attention/attention.h"
 #include "budget/job.h"
+#include "summary/store.h"
 
 void pith_compress_options_init(pith_compress_options *options) {
   *options = (pith_compress_options){.struct_size = sizeof *options,
@@ -25,9 +26,7 @@ void pith_compress_options_init(pith_compress_options *options) {
 /* ---- Checks ---- */
 
 static pith_status check_numbers(pith_context *context, const pith_compress_options *o) {
-  if (o->store != PITH_F32 && o->store != PITH_F16 && o->store != PITH_BF16)
-    return pith_fail(context, PITH_E_TYPE, "store: %s is not supported; use f32, f16 or bf16",
-                     pith_dtype_name(o->store));
+  PITH_TRY(pith_store_check(context, o->store, 1, 1));
   if (!(o->confidence > 0 && o->confidence < 1))
     return pith_fail(context, PITH_E_ARGUMENT, "confidence is %g; it must lie between 0 and 1", o->confidence);
   if (!(o->scale >= 0) || !isfinite(o->scale))
@@ -74,12 +73,8 @@ typedef struct shape {
 static shape shape_of(const pith_array *keys, const pith_array *values, pith_dtype store) {
   pith_array k = pith_array_head(keys, 0, 0), v = pith_array_head(values, 0, 0);
   size_t d = k.shape[1], dv = v.shape[1];
-  return (shape){pith_array_layers(keys),
-                 pith_array_heads(keys),
-                 k.shape[0],
-                 d,
-                 dv,
-                 (d + dv) * pith_dtype_size(store) + sizeof(float)};
+  return (shape){
+      pith_array_layers(keys), pith_array_heads(keys), k.shape[0], d, dv, pith_store_point_bytes(store, d, dv)};
 }
 
 static size_t points_of_ratio(const shape *s, double ratio) {

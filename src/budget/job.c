@@ -7,6 +7,7 @@
 
 #include "attention/attention.h"
 #include "certify/certify.h"
+#include "summary/store.h"
 
 /* --outliers auto: rows whose weight in the kernel is this many times the median (theory 4.5), at most
  * this share of all rows. */
@@ -212,16 +213,7 @@ static pith_status measure_probes(pith_context *context, const pith_job *job, co
   if (count == 0) return PITH_OK;
   float *answers = pith_allocate(context, count, dv * sizeof *answers);
   if (!answers) return PITH_E_MEMORY;
-  size_t size = pith_dtype_size(view->store);
-  pith_rows rows = {.keys = view->keys,
-                    .values = view->values,
-                    .key_stride = (ptrdiff_t)(view->d * size),
-                    .value_stride = (ptrdiff_t)(view->dv * size),
-                    .dtype = view->store,
-                    .count = view->points,
-                    .d = view->d,
-                    .dv = view->dv,
-                    .log_weight = view->log_weight};
+  pith_rows rows = pith_head_rows(view);
   pith_status status = pith_attend_rows(context, &rows, job->model->probes + first * view->d, count, answers);
   double sum = 0;
   for (size_t r = 0; status == PITH_OK && r < count; r++)
@@ -239,13 +231,10 @@ static pith_status certify_pairs(pith_context *context, const pith_job *job, pit
   float *keys = pith_allocate(context, view->points * (p->d + p->dv), sizeof *keys);
   if (!keys) return PITH_E_MEMORY;
   float *values = keys + view->points * p->d;
-  pith_array k = pith_array_matrix(view->keys, view->store, view->points, p->d);
-  pith_array v = pith_array_matrix(view->values, view->store, view->points, p->dv);
-  pith_status status = pith_array_to_f32(context, &k, "stored keys", 1, keys);
-  if (status == PITH_OK) status = pith_array_to_f32(context, &v, "stored values", 1, values);
+  pith_head_to_f32(view, keys, values);
   pith_pairs full = {p->n, p->d, p->dv, p->keys, p->values, NULL};
   pith_pairs stored = {view->points, p->d, p->dv, keys, values, view->log_weight};
-  if (status == PITH_OK) status = pith_certify_ball(context, &full, &stored, model->rho, &view->ball);
+  pith_status status = pith_certify_ball(context, &full, &stored, model->rho, &view->ball);
   if (status == PITH_OK && gaussian)
     status = pith_certify_gaussian(context, &full, &stored, model->mean, model->covariance, &view->gaussian, NULL);
   pith_release(context, keys);

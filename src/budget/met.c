@@ -54,18 +54,11 @@ pith_status pith_job_meet(pith_context *context, const pith_job *job, const floa
 
 /* Keys and values of a stored head as f32, in one block: keys first. */
 static pith_status read_back(pith_context *context, const pith_head_view *view, float **block) {
-  size_t points = view->points, d = view->d, dv = view->dv;
-  float *rows = *block = pith_allocate(context, points * (d + dv), sizeof *rows);
+  size_t points = view->points, d = view->d;
+  float *rows = *block = pith_allocate(context, points * (d + view->dv), sizeof *rows);
   if (!rows) return PITH_E_MEMORY;
-  pith_array keys = pith_array_matrix(view->keys, view->store, points, d);
-  pith_array values = pith_array_matrix(view->values, view->store, points, dv);
-  pith_status status = pith_array_to_f32(context, &keys, "stored keys", 1, rows);
-  if (status == PITH_OK) status = pith_array_to_f32(context, &values, "stored values", 1, rows + points * d);
-  if (status < 0) {
-    pith_release(context, rows);
-    *block = NULL;
-  }
-  return status;
+  pith_head_to_f32(view, rows, rows + points * d);
+  return PITH_OK;
 }
 
 pith_status pith_job_met_error(pith_context *context, const pith_job *job, const pith_head_view *view, size_t count,

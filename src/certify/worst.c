@@ -3,14 +3,6 @@
 
 #include "certify/certify.h"
 
-/* A head's stored rows in f32, behind each other: keys, values. */
-static pith_status widen(pith_context *context, const pith_head_view *head, float *keys, float *values) {
-  pith_array key_view = pith_array_matrix(head->keys, head->store, head->points, head->d);
-  pith_array value_view = pith_array_matrix(head->values, head->store, head->points, head->dv);
-  PITH_TRY(pith_array_to_f32(context, &key_view, "summary keys", 1, keys));
-  return pith_array_to_f32(context, &value_view, "summary values", 1, values);
-}
-
 static pith_status check(pith_context *context, const pith_array *keys, const pith_array *values,
                          const pith_head_view *head, double scale) {
   if (keys->ndim != 2 || values->ndim != 2 || keys->shape[0] != values->shape[0])
@@ -40,7 +32,7 @@ pith_status pith_worst_query(pith_context *context, const pith_array *keys, cons
   pith_status status = PITH_OK;
   PITH_TRY_GOTO(pith_array_to_f32(context, keys, "keys", 1, block), status, done);
   PITH_TRY_GOTO(pith_array_to_f32(context, values, "values", 1, block + n * d), status, done);
-  PITH_TRY_GOTO(widen(context, head, summary_keys, summary_values), status, done);
+  pith_head_to_f32(head, summary_keys, summary_values);
   PITH_TRY_GOTO(pith_ascend(context, &full, &summary, rho, starts, seed, &largest, found), status, done);
   *error = largest;
   for (size_t j = 0; query && j < d; j++) query[j] = (float)(found[j] / scale);

@@ -57,6 +57,33 @@ static inline void v_store_bf16(uint16_t *to, vector a) {
   _mm_storeu_si128((__m128i *)(void *)to, _mm_packus_epi32(low, top));
 }
 
+static inline vector widen_i8(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)); }
+static inline vector v_load_i8(const int8_t *from) {
+  return widen_i8(_mm_loadl_epi64((const __m128i *)(const void *)from));
+}
+static inline vector v_load_part_i8(const int8_t *from, size_t count) {
+  int64_t bytes = 0;
+  memcpy(&bytes, from, count);
+  return widen_i8(_mm_cvtsi64_si128(bytes));
+}
+/* Eight halves of a byte, low half first, to levels. */
+static inline vector widen_q4(int32_t pairs) {
+  __m128i levels = _mm_loadu_si128((const __m128i *)(const void *)pith_q4_levels);
+  __m128i wide = _mm_cvtepu8_epi16(_mm_cvtsi32_si128(pairs)); /* 0000 hhhh llll as a word: h to the upper byte */
+  wide = _mm_and_si128(_mm_or_si128(wide, _mm_slli_epi16(wide, 4)), _mm_set1_epi8(15));
+  return widen_i8(_mm_shuffle_epi8(levels, wide));
+}
+static inline vector v_load_q4(const uint8_t *from) {
+  int32_t pairs;
+  memcpy(&pairs, from, sizeof pairs);
+  return widen_q4(pairs);
+}
+static inline vector v_load_part_q4(const uint8_t *from, size_t count) {
+  int32_t pairs = 0;
+  memcpy(&pairs, from, (count + 1) / 2);
+  return widen_q4(pairs);
+}
+
 static inline vector v_add(vector a, vector b) { return _mm256_add_ps(a, b); }
 static inline vector v_sub(vector a, vector b) { return _mm256_sub_ps(a, b); }
 static inline vector v_mul(vector a, vector b) { return _mm256_mul_ps(a, b); }

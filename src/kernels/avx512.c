@@ -1,5 +1,6 @@
 /* avx512.c - the table for AVX-512 (F, BW, VL, DQ): sixteen lanes. */
 #include <immintrin.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
@@ -43,6 +44,34 @@ static inline void v_store_bf16(uint16_t *to, vector a) {
   __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
   rounded = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)); /* stays not a number */
   _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(rounded));
+}
+
+static inline vector v_load_i8(const int8_t *from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)from)));
+}
+static inline vector v_load_part_i8(const int8_t *from, size_t count) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes_below(count), from)));
+}
+/* Sixteen halves of a byte, low half first, to levels: every lane takes its byte, moves its half down, and looks
+ * the level up by the lowest four bits. */
+static inline vector widen_q4(int64_t pairs) {
+  const __m512i byte = _mm512_set_epi64(0x0000000700000007, 0x0000000600000006, 0x0000000500000005, 0x0000000400000004,
+                                        0x0000000300000003, 0x0000000200000002, 0x0000000100000001, 0);
+  const __m512i half = _mm512_set1_epi64(0x0000000400000000);
+  const __m512 levels =
+      _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)pith_q4_levels)));
+  __m512i spread = _mm512_shuffle_epi8(_mm512_set1_epi64(pairs), byte);
+  return _mm512_permutexvar_ps(_mm512_srlv_epi32(spread, half), levels);
+}
+static inline vector v_load_q4(const uint8_t *from) {
+  int64_t pairs;
+  memcpy(&pairs, from, sizeof pairs);
+  return widen_q4(pairs);
+}
+static inline vector v_load_part_q4(const uint8_t *from, size_t count) {
+  int64_t pairs = 0;
+  memcpy(&pairs, from, (count + 1) / 2);
+  return widen_q4(pairs);
 }
 
 static inline vector v_add(vector a, vector b) { return _mm512_add_ps(a, b); }

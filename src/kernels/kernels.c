@@ -4,6 +4,7 @@
  *   dot       |error| <= n u sum |a_i b_i|, in practice far less, since several sums run side by side
  *   exp       PITH_EXP_ULP units in the last place
  *   f16, bf16 exact from storage to f32, rounded to nearest even on the way back
+ *   q8, q4    level times scale, rounded to f32 once
  *   attend    a logit errs like a dot product; the rest adds a few u times the largest |value| */
 #include "kernels/kernels.h"
 
@@ -52,6 +53,16 @@ static const pith_kernels *choose(void) {
   for (size_t i = 0; !named && i < TABLES; i++)
     if (tables[i].supported()) named = tables[i].table;
   return named;
+}
+
+pith_attend_kernel pith_kernels_attend(const pith_kernels *table, pith_dtype dtype) {
+  switch (dtype) {
+    case PITH_F16: return table->attend_f16;
+    case PITH_BF16: return table->attend_bf16;
+    case PITH_Q8: return table->attend_q8;
+    case PITH_Q4: return table->attend_q4;
+    default: return table->attend_f32;
+  }
 }
 
 const pith_kernels *pith_kernels_active(void) {

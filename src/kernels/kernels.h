@@ -7,7 +7,26 @@
 
 #include "base/base.h"
 
-enum { PITH_MAX_GROUP = 8 }; /* queries that one pass over the keys answers */
+enum {
+  PITH_MAX_GROUP = 8,     /* queries that one pass over the keys answers */
+  PITH_SCALED = 32,       /* numbers of a quantised row that share a scale; the last of a row may be fewer */
+  PITH_MOST_SCALES = 2048 /* of one row */
+};
+
+/* Scales of a quantised row. */
+static inline size_t pith_scales(size_t width) { return width / PITH_SCALED + (width % PITH_SCALED != 0); }
+
+/* What the sixteen values of q4 stand for, in ascending order, before the scale. */
+extern const int8_t pith_q4_levels[16];
+
+/* Rows of q8 and q4 are kept turned where their width is a power of two: pith_turn, applied to a row, to a query
+ * that asks such keys, and to the answer of such values. */
+static inline bool pith_turned(pith_dtype dtype, size_t width) {
+  return (dtype == PITH_Q8 || dtype == PITH_Q4) && width > 1 && (width & (width - 1)) == 0;
+}
+/* Each of `rows` rows times the Hadamard matrix (Sylvester's) over sqrt(width); its own inverse. width: a power
+ * of two, at most PITH_SCALED * PITH_MOST_SCALES. */
+void pith_turn(float *x, size_t rows, size_t width);
 
 /* Running state of softmax attention for up to PITH_MAX_GROUP queries over one block of keys after
  * another: the largest logit so far, sum of exp(logit - largest), and that sum weighted by values.
@@ -16,14 +35,17 @@ typedef struct pith_attend_block {
   size_t group;                       /* queries, 1..PITH_MAX_GROUP */
   size_t d, dv, rows;                 /* rows: keys in this block */
   const float *queries;               /* (group, d), already times the softmax scale */
-  const void *keys;                   /* rows of d elements of the kernel's storage type */
+  const void *keys;                   /* rows of d elements of the kernel's storage type; q4: two to a byte, low
+                                         half first */
   const void *values;                 /* rows of dv elements */
   ptrdiff_t key_stride, value_stride; /* bytes between rows */
-  const float *log_weights;           /* (rows), or NULL */
-  const size_t *begin, *end;          /* per query, the visible rows begin <= row < end; NULL: all */
-  float *largest;                     /* (group) */
-  float *sum;                         /* (group) */
-  float *output;                      /* (group, dv), not yet divided by sum */
+  const uint16_t *key_scales;         /* q8, q4: f16, pith_scales(d) of them (at most PITH_MOST_SCALES) a row */
+  const uint16_t *value_scales;
+  const float *log_weights;  /* (rows), or NULL */
+  const size_t *begin, *end; /* per query, the visible rows begin <= row < end; NULL: all */
+  float *largest;            /* (group) */
+  float *sum;                /* (group) */
+  float *output;             /* (group, dv), not yet divided by sum */
 } pith_attend_block;
 
 typedef struct pith_kernels {
@@ -42,9 +64,15 @@ typedef struct pith_kernels {
   void (*attend_f32)(const pith_attend_block *block);
   void (*attend_f16)(const pith_attend_block *block);
   void (*attend_bf16)(const pith_attend_block *block);
+  void (*attend_q8)(const pith_attend_block *block);
+  void (*attend_q4)(const pith_attend_block *block);
 } pith_kernels;
 
 #define PITH_EXP_ULP 2.0
+
+/* The attention of a table for rows of that type. */
+typedef void (*pith_attend_kernel)(const pith_attend_block *block);
+pith_attend_kernel pith_kernels_attend(const pith_kernels *table, pith_dtype dtype);
 
 /* The table in use: the best the processor has, or what PITH_ISA names if the processor has that. */
 const pith_kernels *pith_kernels_active(void);

@@ -78,21 +78,42 @@ static void f32_to_bf16(const float *in, uint16_t *out, size_t n) {
 
 /* ---- Attention: each row is widened piece by piece, then used for all queries of the group. ---- */
 
-enum { PIECE = 64 }; /* columns at a time; a multiple of SUMS */
-typedef void (*widen_row)(const void *row, size_t column, float *out, size_t count);
+enum { PIECE = 64 }; /* columns at a time; a multiple of SUMS and of PITH_SCALED */
+/* Columns column .. column+count-1 of a row; `scales` are those of the row, where it has any. */
+typedef void (*widen_row)(const void *row, const uint16_t *scales, size_t column, float *out, size_t count);
 
-static void widen_f32(const void *row, size_t column, float *out, size_t count) {
+static void widen_f32(const void *row, const uint16_t *scales, size_t column, float *out, size_t count) {
+  (void)scales;
   memcpy(out, (const char *)row + column * sizeof *out, count * sizeof *out);
 }
-static void widen_f16(const void *row, size_t column, float *out, size_t count) {
+static void widen_f16(const void *row, const uint16_t *scales, size_t column, float *out, size_t count) {
+  (void)scales;
   uint16_t piece[PIECE]; /* rows may lie at any address */
   memcpy(piece, (const char *)row + column * sizeof *piece, count * sizeof *piece);
   f16_to_f32(piece, out, count);
 }
-static void widen_bf16(const void *row, size_t column, float *out, size_t count) {
+static void widen_bf16(const void *row, const uint16_t *scales, size_t column, float *out, size_t count) {
+  (void)scales;
   uint16_t piece[PIECE];
   memcpy(piece, (const char *)row + column * sizeof *piece, count * sizeof *piece);
   bf16_to_f32(piece, out, count);
+}
+
+static void widen_q8(const void *row, const uint16_t *scales, size_t column, float *out, size_t count) {
+  const int8_t *from = row;
+  for (size_t i = 0; i < count; i++)
+    out[i] = (float)from[column + i] * pith_f16_to_f32(scales[(column + i) / PITH_SCALED]);
+}
+static void widen_q4(const void *row, const uint16_t *scales, size_t column, float *out, size_t count) {
+  const uint8_t *from = row;
+  for (size_t i = column; i < column + count; i++) {
+    int8_t level = pith_q4_levels[i % 2 ? from[i / 2] >> 4 : from[i / 2] & 15];
+    out[i - column] = (float)level * pith_f16_to_f32(scales[i / PITH_SCALED]);
+  }
+}
+
+static const uint16_t *scales_of(const uint16_t *scales, size_t row, size_t width) {
+  return scales ? scales + row * pith_scales(width) : NULL;
 }
 
 static bool sees(const pith_attend_block *block, size_t q, size_t row) {
@@ -105,10 +126,11 @@ static void tile_logits(const pith_attend_block *block, widen_row widen, size_t 
   float piece[PIECE];
   for (size_t row = 0; row < rows; row++) {
     const char *key = (const char *)block->keys + (ptrdiff_t)(first + row) * block->key_stride;
+    const uint16_t *scales = scales_of(block->key_scales, first + row, block->d);
     for (size_t q = 0; q < block->group; q++) logit[q][row] = 0;
     for (size_t column = 0; column < block->d; column += PIECE) {
       size_t count = pith_min_size(PIECE, block->d - column);
-      widen(key, column, piece, count);
+      widen(key, scales, column, piece, count);
       for (size_t q = 0; q < block->group; q++)
         logit[q][row] += dot(block->queries + q * block->d + column, piece, count);
     }
@@ -129,7 +151,8 @@ static void tile_values(const pith_attend_block *block, widen_row widen, size_t 
     size_t count = pith_min_size(PIECE, block->dv - column);
     memset(sum, 0, sizeof sum);
     for (size_t row = 0; row < rows; row++) {
-      widen((const char *)block->values + (ptrdiff_t)(first + row) * block->value_stride, column, piece, count);
+      widen((const char *)block->values + (ptrdiff_t)(first + row) * block->value_stride,
+            scales_of(block->value_scales, first + row, block->dv), column, piece, count);
       for (size_t q = 0; q < block->group; q++) axpy(weight[q][row], piece, sum[q], count);
     }
     for (size_t q = 0; q < block->group; q++) axpy(1, sum[q], block->output + q * block->dv + column, count);
@@ -164,6 +187,9 @@ static void attend(const pith_attend_block *block, widen_row widen) {
 static void attend_f32(const pith_attend_block *block) { attend(block, widen_f32); }
 static void attend_f16(const pith_attend_block *block) { attend(block, widen_f16); }
 static void attend_bf16(const pith_attend_block *block) { attend(block, widen_bf16); }
+static void attend_q8(const pith_attend_block *block) { attend(block, widen_q8); }
+static void attend_q4(const pith_attend_block *block) { attend(block, widen_q4); }
 
-const pith_kernels pith_kernels_scalar = {"scalar",    dot,        axpy,        exp_sum,    largest,    f16_to_f32,
-                                          bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32, attend_f16, attend_bf16};
+const pith_kernels pith_kernels_scalar = {"scalar",   dot,         axpy,       exp_sum,     largest,
+                                          f16_to_f32, bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32,
+                                          attend_f16, attend_bf16, attend_q8,  attend_q4};

@@ -66,24 +66,31 @@ static float largest(const float *x, size_t n) {
 
 /* ---- Storage types ---- */
 
-enum storage { F32, F16, BF16 };
+enum storage { F32, F16, BF16, Q8, Q4 };
 
-ALWAYS_INLINE size_t element_size(enum storage storage) { return storage == F32 ? 4 : 2; }
-
-/* LANES elements of a row from column `column` on. */
-ALWAYS_INLINE vector load_row(enum storage storage, const char *row, size_t column) {
-  const char *at = row + column * element_size(storage);
-  if (storage == F32) return v_load((const float *)(const void *)at);
-  if (storage == F16) return v_load_f16((const uint16_t *)(const void *)at);
-  return v_load_bf16((const uint16_t *)(const void *)at);
+/* Bytes of the first `columns` elements of a row. */
+ALWAYS_INLINE size_t bytes_of(enum storage storage, size_t columns) {
+  return storage == F32 ? 4 * columns : storage == Q8 ? columns : storage == Q4 ? (columns + 1) / 2 : 2 * columns;
 }
 
-/* The `count` < LANES last elements, zeros behind them. */
-ALWAYS_INLINE vector load_row_end(enum storage storage, const char *row, size_t column, size_t count) {
-  const char *at = row + column * element_size(storage);
-  if (storage == F32) return v_load_part((const float *)(const void *)at, count);
-  if (storage == F16) return v_load_part_f16((const uint16_t *)(const void *)at, count);
-  return v_load_part_bf16((const uint16_t *)(const void *)at, count);
+/* LANES elements of a row from column `column` on, a multiple of LANES. `scales` are those of the row. */
+ALWAYS_INLINE vector load_row(enum storage storage, const char *row, const float *scales, size_t column) {
+  const void *at = row + bytes_of(storage, column);
+  if (storage == F32) return v_load(at);
+  if (storage == F16) return v_load_f16(at);
+  if (storage == BF16) return v_load_bf16(at);
+  return v_mul(storage == Q8 ? v_load_i8(at) : v_load_q4(at), v_set(scales[column / PITH_SCALED]));
+}
+
+/* The `count` < LANES last elements; what stands behind them is finite. */
+ALWAYS_INLINE vector load_row_end(enum storage storage, const char *row, const float *scales, size_t column,
+                                  size_t count) {
+  const void *at = row + bytes_of(storage, column);
+  if (storage == F32) return v_load_part(at, count);
+  if (storage == F16) return v_load_part_f16(at, count);
+  if (storage == BF16) return v_load_part_bf16(at, count);
+  vector levels = storage == Q8 ? v_load_part_i8(at, count) : v_load_part_q4(at, count);
+  return v_mul(levels, v_set(scales[column / PITH_SCALED]));
 }
 
 static void f16_to_f32(const uint16_t *in, float *out, size_t n) {
@@ -131,19 +138,26 @@ ALWAYS_INLINE void prefetch_row(const char *row, ptrdiff_t stride, size_t bytes)
 
 /* Logits of `rows` keys; those that fill up the last vector repeat the last key. */
 ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *const *query, size_t d, const char *keys,
-                               ptrdiff_t stride, size_t rows, const float *log_weights, float *logit) {
+                               ptrdiff_t stride, const float *scales, size_t rows, const float *log_weights,
+                               float *logit) {
+  const size_t blocks = pith_scales(d);
   const int step = LANES / width;
   const int shift = width == 8 ? 3 : width == 4 ? 2 : width == 2 ? 1 : 0;
   for (size_t row = 0; row < rows; row += (size_t)step) {
     const char *key[LANES];
-    UNROLL for (int k = 0; k < step; k++) key[k] = keys + (ptrdiff_t)pith_min_size(row + (size_t)k, rows - 1) * stride;
-    for (int k = 0; k < step; k++) prefetch_row(key[k], stride, d * element_size(storage));
+    const float *scale[LANES];
+    UNROLL for (int k = 0; k < step; k++) {
+      size_t number = pith_min_size(row + (size_t)k, rows - 1);
+      key[k] = keys + (ptrdiff_t)number * stride;
+      scale[k] = scales + number * blocks;
+    }
+    for (int k = 0; k < step; k++) prefetch_row(key[k], stride, bytes_of(storage, d));
     vector sum[LANES];
     UNROLL for (int i = 0; i < LANES; i++) sum[i] = v_zero();
     size_t column = 0;
     for (; column + LANES <= d; column += LANES) {
       vector part[LANES];
-      UNROLL for (int k = 0; k < step; k++) part[k] = load_row(storage, key[k], column);
+      UNROLL for (int k = 0; k < step; k++) part[k] = load_row(storage, key[k], scale[k], column);
       UNROLL for (int q = 0; q < width; q++) {
         vector asked = v_load(query[q] + column);
         UNROLL for (int k = 0; k < step; k++) sum[k * width + q] = v_fma(part[k], asked, sum[k * width + q]);
@@ -151,7 +165,7 @@ ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *con
     }
     if (column < d) {
       vector part[LANES];
-      UNROLL for (int k = 0; k < step; k++) part[k] = load_row_end(storage, key[k], column, d - column);
+      UNROLL for (int k = 0; k < step; k++) part[k] = load_row_end(storage, key[k], scale[k], column, d - column);
       UNROLL for (int q = 0; q < width; q++) {
         vector asked = v_load_part(query[q] + column, d - column);
         UNROLL for (int k = 0; k < step; k++) sum[k * width + q] = v_fma(part[k], asked, sum[k * width + q]);
@@ -168,15 +182,17 @@ ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *con
 /* output[q] = output[q] * factor[q] + sum over rows of weight * value, over `registers` vectors of columns;
  * `end` > 0: one vector, of that many columns. */
 ALWAYS_INLINE void tile_columns(enum storage storage, int width, int registers, size_t end, const char *values,
-                                ptrdiff_t stride, size_t rows, const float *weight, const float *factor, size_t group,
-                                float *output, size_t dv, size_t column) {
+                                ptrdiff_t stride, const float *scales, size_t rows, const float *weight,
+                                const float *factor, size_t group, float *output, size_t dv, size_t column) {
+  const size_t blocks = pith_scales(dv);
   vector sum[COLUMN_REGISTERS];
   UNROLL for (int i = 0; i < width * registers; i++) sum[i] = v_zero();
-  for (size_t row = 0; row < rows; row++, values += stride, weight += width) {
-    if (column == 0) prefetch_row(values, stride, dv * element_size(storage));
+  for (size_t row = 0; row < rows; row++, values += stride, scales += blocks, weight += width) {
+    if (column == 0) prefetch_row(values, stride, bytes_of(storage, dv));
     vector value[COLUMN_REGISTERS];
     UNROLL for (int r = 0; r < registers; r++) value[r] =
-        end ? load_row_end(storage, values, column, end) : load_row(storage, values, column + (size_t)r * LANES);
+        end ? load_row_end(storage, values, scales, column, end)
+            : load_row(storage, values, scales, column + (size_t)r * LANES);
     UNROLL for (int q = 0; q < width; q++) {
       vector w = v_set(weight[q]);
       UNROLL for (int r = 0; r < registers; r++) sum[q * registers + r] = v_fma(w, value[r], sum[q * registers + r]);
@@ -241,6 +257,12 @@ ALWAYS_INLINE void tile_weights(int width, size_t rows, float *logit, float *top
   }
 }
 
+/* The scales of `rows` rows from row `first` on, in f32. */
+ALWAYS_INLINE void tile_scales(enum storage storage, const uint16_t *scales, size_t blocks, size_t first, size_t rows,
+                               float *out) {
+  if (storage == Q8 || storage == Q4) f16_to_f32(scales + first * blocks, out, rows * blocks);
+}
+
 ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, int width) {
   const size_t group = block->group, dv = block->dv;
   const float *query[PITH_MAX_GROUP];
@@ -260,24 +282,30 @@ ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, 
 
   enum { WIDE = 4 };
   const int registers = COLUMN_REGISTERS / width < WIDE ? COLUMN_REGISTERS / width : WIDE;
-  const size_t tile = LOGITS / (size_t)width;
+  const bool scaled = storage == Q8 || storage == Q4;
+  const size_t key_blocks = pith_scales(block->d), value_blocks = pith_scales(dv);
+  float scales[PITH_MOST_SCALES]; /* of one tile: its keys', then its values' */
+  size_t tile = LOGITS / (size_t)width;
+  if (scaled) tile = pith_min_size(tile, PITH_MOST_SCALES / pith_max_size(key_blocks, value_blocks));
   for (; first < last; first += tile) {
     const size_t rows = pith_min_size(tile, last - first);
     const char *keys = (const char *)block->keys + (ptrdiff_t)first * block->key_stride;
     const char *values = (const char *)block->values + (ptrdiff_t)first * block->value_stride;
-    tile_logits(storage, width, query, block->d, keys, block->key_stride, rows,
+    tile_scales(storage, block->key_scales, key_blocks, first, rows, scales);
+    tile_logits(storage, width, query, block->d, keys, block->key_stride, scales, rows,
                 block->log_weights ? block->log_weights + first : NULL, logit);
     tile_hide(begin, end, group, (size_t)width, first, rows, logit);
     tile_weights(width, rows, logit, top, sum, factor);
+    tile_scales(storage, block->value_scales, value_blocks, first, rows, scales);
     size_t column = 0;
     for (; column + (size_t)registers * LANES <= dv; column += (size_t)registers * LANES)
-      tile_columns(storage, width, registers, 0, values, block->value_stride, rows, logit, factor, group, block->output,
-                   dv, column);
+      tile_columns(storage, width, registers, 0, values, block->value_stride, scales, rows, logit, factor, group,
+                   block->output, dv, column);
     for (; column + LANES <= dv; column += LANES)
-      tile_columns(storage, width, 1, 0, values, block->value_stride, rows, logit, factor, group, block->output, dv,
-                   column);
+      tile_columns(storage, width, 1, 0, values, block->value_stride, scales, rows, logit, factor, group, block->output,
+                   dv, column);
     if (column < dv)
-      tile_columns(storage, width, 1, dv - column, values, block->value_stride, rows, logit, factor, group,
+      tile_columns(storage, width, 1, dv - column, values, block->value_stride, scales, rows, logit, factor, group,
                    block->output, dv, column);
   }
   for (size_t q = 0; q < group; q++) {
@@ -306,6 +334,8 @@ ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, 
 ATTEND(attend_f32, F32)
 ATTEND(attend_f16, F16)
 ATTEND(attend_bf16, BF16)
+ATTEND(attend_q8, Q8)
+ATTEND(attend_q4, Q4)
 
-const pith_kernels TABLE = {TABLE_NAME,  dot,        axpy,        exp_sum,    largest,    f16_to_f32,
-                            bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32, attend_f16, attend_bf16};
+const pith_kernels TABLE = {TABLE_NAME, dot,         axpy,       exp_sum,    largest,     f16_to_f32, bf16_to_f32,
+                            f32_to_f16, f32_to_bf16, attend_f32, attend_f16, attend_bf16, attend_q8,  attend_q4};

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "attention/attention.h"
+#include "summary/store.h"
 
 enum { SCRATCH_QUERIES = 0, SCRATCH_JOBS = 1 }; /* attention has its own slot */
 
@@ -58,6 +59,7 @@ pith_status pith_summary_create(pith_context *context, size_t layers, size_t hea
   summary->memory = pith_memory_share(context);
   summary->info.layers = layers;
   summary->info.heads = heads;
+  summary->info.predicted_kl = NAN;
   for (size_t i = 0; i < count; i++) {
     pith_head_view *view = &summary->slot[i].view;
     view->store = PITH_F32;
@@ -93,11 +95,14 @@ static bool reserve(size_t *total, size_t count, size_t width, size_t size, size
 
 pith_status pith_summary_place_head(pith_context *context, pith_summary *summary, size_t layer, size_t head,
                                     size_t points, size_t d, size_t dv, pith_dtype store, pith_head_memory *out) {
-  if (store != PITH_F32 && store != PITH_F16 && store != PITH_BF16)
-    return pith_fail(context, PITH_E_TYPE, "store: points cannot be kept as %s; f32, f16 and bf16 are supported",
-                     pith_dtype_name(store));
-  size_t size = pith_dtype_size(store), total = 0, keys = 0, values = 0, log_weight = 0, index = 0, exact = 0;
-  if (d == 0 || dv == 0 || !reserve(&total, points, d, size, &keys) || !reserve(&total, points, dv, size, &values) ||
+  PITH_TRY(pith_store_check(context, store, d, dv));
+  size_t key_bytes = pith_store_row_bytes(store, d), value_bytes = pith_store_row_bytes(store, dv);
+  size_t key_scales = pith_store_scales(store, d), value_scales = pith_store_scales(store, dv);
+  size_t total = 0, keys = 0, values = 0, key_scale = 0, value_scale = 0, log_weight = 0, index = 0, exact = 0;
+  if (d == 0 || dv == 0 || !reserve(&total, points, key_bytes, 1, &keys) ||
+      !reserve(&total, points, value_bytes, 1, &values) ||
+      !reserve(&total, points, key_scales, sizeof(uint16_t), &key_scale) ||
+      !reserve(&total, points, value_scales, sizeof(uint16_t), &value_scale) ||
       !reserve(&total, points, 1, sizeof(float), &log_weight) || !reserve(&total, points, 1, sizeof(int64_t), &index) ||
       !reserve(&total, points, 1, 1, &exact))
     return pith_fail(context, PITH_E_SHAPE, "summary: a head of %zu points with keys of %zu and values of %zu numbers",
@@ -107,6 +112,8 @@ pith_status pith_summary_place_head(pith_context *context, pith_summary *summary
 
   *out = (pith_head_memory){.keys = block + keys,
                             .values = block + values,
+                            .key_scales = key_scales ? (uint16_t *)(void *)(block + key_scale) : NULL,
+                            .value_scales = value_scales ? (uint16_t *)(void *)(block + value_scale) : NULL,
                             .log_weight = (float *)(void *)(block + log_weight),
                             .index = (int64_t *)(void *)(block + index),
                             .exact = block + exact};
@@ -120,31 +127,13 @@ pith_status pith_summary_place_head(pith_context *context, pith_summary *summary
   view->store = store;
   view->keys = out->keys;
   view->values = out->values;
+  view->key_scales = out->key_scales;
+  view->value_scales = out->value_scales;
   view->log_weight = out->log_weight;
   view->index = out->index;
   view->exact = out->exact;
-  view->bytes = points * (d + dv) * size + points * sizeof(float);
+  view->bytes = points * pith_store_point_bytes(store, d, dv);
   return PITH_OK;
-}
-
-/* Rounds to the store type; false with the place of the first number that does not stay finite. */
-static bool round_to(pith_dtype store, const float *in, size_t count, void *out, size_t *bad) {
-  uint16_t *half = out;
-  for (size_t i = 0; i < count; i++) {
-    float rounded = in[i];
-    if (store == PITH_F16) rounded = pith_f16_to_f32(half[i] = pith_f32_to_f16(in[i]));
-    if (store == PITH_BF16) rounded = pith_bf16_to_f32(half[i] = pith_f32_to_bf16(in[i]));
-    if (store == PITH_F32) ((float *)out)[i] = in[i];
-    if (!isfinite(rounded)) return *bad = i, false;
-  }
-  return true;
-}
-
-static pith_status fail_rounding(pith_context *context, const char *what, pith_dtype store, const float *in,
-                                 size_t width, size_t bad) {
-  return pith_fail(context, PITH_E_VALUE, "%s: row %zu, column %zu is %g, not finite in %s; %s", what, bad / width,
-                   bad % width, (double)in[bad], pith_dtype_name(store),
-                   isfinite(in[bad]) ? "store as bf16 or f32" : "all values must be finite");
 }
 
 pith_status pith_summary_set_head(pith_context *context, pith_summary *summary, size_t layer, size_t head,
@@ -152,11 +141,9 @@ pith_status pith_summary_set_head(pith_context *context, pith_summary *summary, 
                                   const float *values, const float *log_weight, const int64_t *index,
                                   const uint8_t *exact) {
   pith_head_memory memory;
-  size_t bad = 0;
   PITH_TRY(pith_summary_place_head(context, summary, layer, head, points, d, dv, store, &memory));
-  if (!round_to(store, keys, points * d, memory.keys, &bad)) return fail_rounding(context, "keys", store, keys, d, bad);
-  if (!round_to(store, values, points * dv, memory.values, &bad))
-    return fail_rounding(context, "values", store, values, dv, bad);
+  PITH_TRY(pith_store_write(context, "keys", store, keys, points, d, memory.keys, memory.key_scales));
+  PITH_TRY(pith_store_write(context, "values", store, values, points, dv, memory.values, memory.value_scales));
   for (size_t i = 0; i < points; i++) {
     memory.log_weight[i] = log_weight ? log_weight[i] : 0;
     memory.index[i] = index ? index[i] : -1;
@@ -221,16 +208,9 @@ static pith_status check_queries(pith_context *context, const pith_summary *summ
 
 pith_rows pith_summary_rows(const pith_summary *summary, size_t index) {
   const pith_head_view *view = &summary->slot[index].view;
-  ptrdiff_t size = (ptrdiff_t)pith_dtype_size(view->store);
-  return (pith_rows){.keys = view->keys,
-                     .values = view->values,
-                     .key_stride = size * (ptrdiff_t)view->d,
-                     .value_stride = size * (ptrdiff_t)view->dv,
-                     .dtype = view->store,
-                     .count = view->points,
-                     .d = view->d,
-                     .dv = view->dv,
-                     .log_weight = summary->info.folded ? NULL : view->log_weight};
+  pith_rows rows = pith_head_rows(view);
+  if (summary->info.folded) rows.log_weight = NULL;
+  return rows;
 }
 
 /* later: NULL, or the rows that come after the summary. */
@@ -326,18 +306,25 @@ static pith_status check_parts(pith_context *context, const pith_summary *const 
   return PITH_OK;
 }
 
-static void copy_widened(const void *in, pith_dtype from, void *out, pith_dtype to, size_t count) {
-  const uint16_t *half = in;
-  float *wide = out;
-  if (from == to) {
-    memcpy(out, in, count * pith_dtype_size(to));
+/* Log-weights are absolute (a point of weight w stands for w tokens), so points are simply put side by side. Parts of
+ * the same store are copied as they are; different ones meet in f32, which holds all of them without loss. */
+static void append_points(const pith_head_view *view, const pith_head_memory *memory, pith_dtype store, size_t at) {
+  size_t d = view->d, dv = view->dv, points = view->points;
+  size_t key_bytes = pith_store_row_bytes(store, d), value_bytes = pith_store_row_bytes(store, dv);
+  void *keys = (unsigned char *)memory->keys + at * key_bytes;
+  void *values = (unsigned char *)memory->values + at * value_bytes;
+  if (view->store != store) {
+    pith_head_to_f32(view, keys, values);
     return;
   }
-  for (size_t i = 0; i < count; i++) wide[i] = from == PITH_F16 ? pith_f16_to_f32(half[i]) : pith_bf16_to_f32(half[i]);
+  memcpy(keys, view->keys, points * key_bytes);
+  memcpy(values, view->values, points * value_bytes);
+  if (!view->key_scales) return;
+  size_t key_scales = pith_scales(d), value_scales = pith_scales(dv);
+  memcpy(memory->key_scales + at * key_scales, view->key_scales, points * key_scales * sizeof(uint16_t));
+  memcpy(memory->value_scales + at * value_scales, view->value_scales, points * value_scales * sizeof(uint16_t));
 }
 
-/* Log-weights are absolute (a point of weight w stands for w tokens), so points are simply put side by side. Parts of
- * different store types meet in f32, which holds all of them without loss. */
 static pith_status merge_head(pith_context *context, const pith_summary *const *parts, size_t count,
                               pith_summary *merged, size_t i) {
   const pith_head_view *first = &parts[0]->slot[i].view;
@@ -352,15 +339,14 @@ static pith_status merge_head(pith_context *context, const pith_summary *const *
   }
   pith_head_memory memory;
   PITH_TRY(pith_summary_place_head(context, merged, i / heads, i % heads, points, d, dv, store, &memory));
-  size_t at = 0, shift = 0, size = pith_dtype_size(store);
+  size_t at = 0, shift = 0;
   for (size_t part = 0; part < count; part++) {
     const pith_head_view *view = &parts[part]->slot[i].view;
     if (view->points == 0) {
       shift += view->source_rows;
       continue;
     }
-    copy_widened(view->keys, view->store, (unsigned char *)memory.keys + at * d * size, store, view->points * d);
-    copy_widened(view->values, view->store, (unsigned char *)memory.values + at * dv * size, store, view->points * dv);
+    append_points(view, &memory, store, at);
     memcpy(memory.log_weight + at, view->log_weight, view->points * sizeof *view->log_weight);
     memcpy(memory.exact + at, view->exact, view->points);
     for (size_t row = 0; row < view->points; row++)
@@ -382,6 +368,7 @@ pith_status pith_summary_merge(pith_context *context, const pith_summary *const 
   PITH_TRY(pith_summary_create(context, parts[0]->info.layers, parts[0]->info.heads, &merged));
   merged->info = parts[0]->info;
   merged->info.other_bytes = 0;
+  merged->info.predicted_kl = NAN;
   merged->rho = parts[0]->rho;
   for (size_t part = 0; part < count; part++) {
     const pith_summary_info *info = &parts[part]->info;

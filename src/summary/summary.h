@@ -25,6 +25,7 @@ struct pith_summary {
 /* Where the arrays of one head are written before the summary is handed out. */
 typedef struct pith_head_memory {
   void *keys, *values;
+  uint16_t *key_scales, *value_scales; /* q8, q4 */
   float *log_weight;
   int64_t *index;
   uint8_t *exact;
