@@ -1,7 +1,7 @@
 /* real_heads.c - attention error on real heads: the prefix is compressed knowing only its own queries, and
  * asked by the true later queries.
  *
- *   bench_real_heads DATA_DIR [--engines a,b,...] [--set NAME] [--samples N] [--refine N] [--per-head]
+ *   bench_real_heads DATA_DIR [--engines a,b,...] [--set NAME] [--samples N] [--refine N] [--fold] [--per-head]
  *
  * The later queries see the later tokens exactly and causally, beside the summary of the prefix.
  * DATA_DIR holds kv/{byte3m_text,byte3m_rep200,smollm2_book}_{q,k,v}.npy. */
@@ -50,8 +50,8 @@ static double relative_error(const task *t, bool per_head) {
   return sum;
 }
 
-static void run(pith_context *context, const task *t, const char *engine, double rope_base, size_t samples,
-                size_t refine, bool per_head) {
+static void run(pith_context *context, const task *t, const char *engine, double rope_base, size_t samples, size_t refine,
+                bool fold, bool per_head) {
   printf("  %-12s", engine);
   double spent = 0;
   for (double ratio = 0.25; ratio > 0.06; ratio /= 2) {
@@ -63,6 +63,7 @@ static void run(pith_context *context, const task *t, const char *engine, double
     options.rope_base = rope_base;
     options.samples = samples;
     options.refine = refine;
+    options.fold_weights = fold;
     pith_summary *summary = NULL;
     double start = seconds();
     check(pith_compress(context, &t->keys, &t->values, &t->prompt, &options, &summary), context, engine);
@@ -81,7 +82,7 @@ static void run(pith_context *context, const task *t, const char *engine, double
 }
 
 static void run_dataset(pith_context *context, const char *folder, const struct dataset *set, const char *engines,
-                        size_t samples, size_t refine, bool per_head) {
+                        size_t samples, size_t refine, bool fold, bool per_head) {
   pith_file *file[3];
   pith_array array[3];
   for (int i = 0; i < 3; i++) {
@@ -114,7 +115,7 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
   char list[512];
   (void)snprintf(list, sizeof list, "%s", engines);
   for (char *name = strtok(list, ","); name; name = strtok(NULL, ","))
-    run(context, &t, name, set->rope_base, samples, refine, per_head);
+    run(context, &t, name, set->rope_base, samples, refine, fold, per_head);
   free(t.exact);
   free(t.answer);
   for (int i = 0; i < 3; i++) pith_file_close(file[i]);
@@ -123,9 +124,10 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
 int main(int argc, char **argv) {
   const char *engines = "nystrom,halving,expected,heavy,accumulated,recent,uniform,balance", *only = NULL;
   size_t samples = 0, refine = 300;
-  bool per_head = false;
+  bool per_head = false, fold = false;
   if (argc < 2) {
-    fprintf(stderr, "usage: %s DATA_DIR [--engines LIST] [--set NAME] [--samples N] [--refine N] [--per-head]\n",
+    fprintf(stderr,
+            "usage: %s DATA_DIR [--engines LIST] [--set NAME] [--samples N] [--refine N] [--fold] [--per-head]\n",
             argv[0]);
     return 2;
   }
@@ -134,6 +136,7 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[i], "--set") && i + 1 < argc) only = argv[++i];
     if (!strcmp(argv[i], "--samples") && i + 1 < argc) samples = (size_t)strtoul(argv[++i], NULL, 10);
     if (!strcmp(argv[i], "--refine") && i + 1 < argc) refine = (size_t)strtoul(argv[++i], NULL, 10);
+    if (!strcmp(argv[i], "--fold")) fold = true;
     if (!strcmp(argv[i], "--per-head")) per_head = true;
   }
   pith_context_options options;
@@ -143,7 +146,7 @@ int main(int argc, char **argv) {
   if (pith_context_create(&options, &context) < 0) return 1;
   for (size_t i = 0; i < sizeof datasets / sizeof *datasets; i++)
     if (!only || !strcmp(only, datasets[i].name))
-      run_dataset(context, argv[1], &datasets[i], engines, samples, refine, per_head);
+      run_dataset(context, argv[1], &datasets[i], engines, samples, refine, fold, per_head);
   pith_context_free(context);
   return 0;
 }

@@ -259,7 +259,7 @@ static void test_refinement(void **state) {
     for (size_t s = 0; s < COUNT; s++)
       pith_points_append(points, &f.problem, (size_t)start->index[s], start->log_weight[s]);
     memcpy(points->values, start->values, COUNT * DV * sizeof(float));
-    assert_ok(context, pith_refine(context, &f.problem, lessons, steps, points));
+    assert_ok(context, pith_refine(context, &f.problem, lessons, steps, true, points));
     if (steps == 2) {
       size_t right = 0, wrong = 0;
       struct {

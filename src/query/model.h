@@ -60,6 +60,10 @@ void pith_query_model_free(pith_context *context, pith_query_model *model);
 pith_status pith_query_model_draw(pith_context *context, const pith_query_model *model, size_t count, uint64_t seed,
                                   uint32_t object, float *out);
 
+/* Writes log-weights into keys: k += log w * u with <q, u> = 1 on average over the fit queries. */
+pith_status pith_fold_weights(pith_context *context, const pith_query_model *model, float *keys, float *log_weight,
+                              size_t points);
+
 /* Turns one vector by the rotary angle of `steps` positions (may be negative). */
 void pith_rope_turn(float *vector, size_t d, pith_rope rope, double base, double steps);
 

@@ -18,6 +18,7 @@ typedef struct pith_problem {
   const uint8_t *exact;       /* (n); 1: kept as it is by the caller, not a candidate, but seen by queries */
   size_t candidates;          /* rows with exact = 0 */
   const pith_query_model *model;
+  bool fold;     /* the points will be used without weights: engines that fit them may do so for that */
   size_t refine; /* gradient steps of engines that refine their points */
   uint64_t seed;
   uint32_t object; /* number of the head: names its random streams */

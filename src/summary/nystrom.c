@@ -168,6 +168,15 @@ static void write_points(const pith_problem *problem, const nystrom *state, cons
   }
 }
 
+/* Weights that have to go are folded into the keys half-way: what that spoils, the second half mends. */
+static pith_status refine_points(pith_context *context, const pith_problem *problem, const pith_lessons *lessons,
+                                 pith_points *points) {
+  PITH_TRY(pith_refine(context, problem, lessons, problem->refine, true, points));
+  if (!problem->fold) return PITH_OK;
+  PITH_TRY(pith_fold_weights(context, problem->model, points->keys, points->log_weight, points->count));
+  return pith_refine(context, problem, lessons, problem->refine, false, points);
+}
+
 static pith_status take(pith_context *context, const pith_problem *problem, const void *opaque, size_t count,
                         pith_points *points) {
   const nystrom *state = opaque;
@@ -185,9 +194,7 @@ static pith_status take(pith_context *context, const pith_problem *problem, cons
   pith_release(context, active);
   pith_release(context, matrix);
   pith_release(context, fit);
-  if (status == PITH_OK && state->lessons)
-    status = pith_refine(context, problem, state->lessons, problem->refine, points);
-  return status;
+  return status == PITH_OK && state->lessons ? refine_points(context, problem, state->lessons, points) : status;
 }
 
 const pith_engine pith_engine_nystrom = {

@@ -22,6 +22,7 @@ static const double SOFT = 0.1;
 static const double FARTHEST = 3.0;
 
 typedef struct refinement {
+  bool weights; /* weights move too */
   const pith_problem *problem;
   const pith_lessons *lessons;
   size_t count, d, dv, width; /* width = d + dv + 1: key, value, log-weight of a point */
@@ -123,7 +124,7 @@ static void move_rows(void *argument, size_t index, int thread) {
   size_t begin = index * ROWS, count = pith_min_size(ROWS, r->count - begin), d = r->d, dv = r->dv, m = r->count;
   move(r, begin * d, count * d, r->key_rate, r->keys + begin * d);
   for (size_t s = begin; s < begin + count; s++) move(r, m * d + s * dv, dv, r->value_rate[s], r->values + s * dv);
-  move(r, m * (d + dv) + begin, count, 1, r->log_weight + begin);
+  if (r->weights) move(r, m * (d + dv) + begin, count, 1, r->log_weight + begin);
 }
 
 static int compare(const void *left, const void *right) {
@@ -198,10 +199,11 @@ static pith_status run(pith_context *context, refinement *r, size_t steps) {
 }
 
 pith_status pith_refine(pith_context *context, const pith_problem *problem, const pith_lessons *lessons, size_t steps,
-                        pith_points *points) {
+                        bool weights, pith_points *points) {
   size_t m = points->count, d = problem->d, dv = problem->dv, width = d + dv + 1;
   if (m == 0 || lessons->count == 0 || steps == 0) return PITH_OK;
-  refinement r = {.problem = problem,
+  refinement r = {.weights = weights,
+                  .problem = problem,
                   .lessons = lessons,
                   .count = m,
                   .d = d,

@@ -1,6 +1,6 @@
 /* fold.c - weights written into keys, for engines that know none (theory 4.8). */
-#include "budget/job.h"
 #include "linalg/linalg.h"
+#include "query/model.h"
 
 static const double RIDGE = 1e-3;
 
