@@ -7,12 +7,16 @@ static void use(pith_context *context, const pith_summary *summary) {
   for (size_t i = 0; i < info.layers * info.heads; i++) {
     pith_head_view view;
     FUZZ_REQUIRE(pith_summary_head(context, summary, i / info.heads, i % info.heads, &view) == PITH_OK);
-    pith_array keys = pith_array_matrix(view.keys, view.store, view.points, view.d);
-    pith_array values = pith_array_matrix(view.values, view.store, view.points, view.dv);
+    float *rows = malloc((view.points * (view.d + view.dv) + 1) * sizeof *rows);
+    FUZZ_REQUIRE(rows);
+    pith_head_to_f32(&view, rows, rows + view.points * view.d);
+    pith_array keys = pith_array_matrix(rows, PITH_F32, view.points, view.d);
+    pith_array values = pith_array_matrix(rows + view.points * view.d, PITH_F32, view.points, view.dv);
     pith_array weights = pith_array_matrix(view.log_weight, PITH_F32, view.points, 1);
     fuzz_touch(&keys);
     fuzz_touch(&values);
     fuzz_touch(&weights);
+    free(rows);
   }
   FUZZ_REQUIRE(pith_summary_save(context, summary, "/dev/null") == PITH_OK);
   const pith_summary *twice[2] = {summary, summary};

@@ -9,14 +9,20 @@
 #include <xxhash.h>
 
 #include "io/summary_text.h"
+#include "summary/store.h"
 #include "summary/summary.h"
 
 /* The checksum is the first string of the header, so that its place is known before anything is parsed. */
 static const char opening[] = "{\"__metadata__\":{\"checksum\":\"";
 static const char zeros[] = "0000000000000000";
-enum { LENGTH_BYTES = 8, DIGITS_AT = LENGTH_BYTES + sizeof opening - 1, PARTS = 5 };
+enum { LENGTH_BYTES = 8, DIGITS_AT = LENGTH_BYTES + sizeof opening - 1 };
 
-static const char *const part_names[PARTS] = {"keys", "values", "log_weight", "index", "exact"};
+/* The tensors of a head; the last two only where the store has scales. */
+enum { KEYS, VALUES, LOG_WEIGHT, INDEX, EXACT, PLAIN_PARTS, KEYS_SCALE = PLAIN_PARTS, VALUES_SCALE, PARTS };
+static const char *const part_names[PARTS] = {"keys",  "values",     "log_weight",  "index",
+                                              "exact", "keys_scale", "values_scale"};
+
+static int parts_of(pith_dtype store) { return pith_store_quantised(store) ? PARTS : PLAIN_PARTS; }
 
 /* ---- Checksum: XXH64 of the whole file with the digits of the checksum itself set to 0 ---- */
 
@@ -62,6 +68,22 @@ static bool all_finite(pith_dtype dtype, const void *data, size_t count, size_t 
   return true;
 }
 
+/* What rows may hold: finite numbers and scales, q8 no -128, q4 no half byte behind an odd row. */
+static bool sound_rows(pith_dtype store, const void *data, const uint16_t *scales, size_t rows, size_t width,
+                       size_t *bad) {
+  const int8_t *whole = data;
+  const uint8_t *pairs = data;
+  if (!pith_store_quantised(store)) return all_finite(store, data, rows * width, bad);
+  for (size_t i = 0; store == PITH_Q8 && i < rows * width; i++)
+    if (whole[i] == INT8_MIN) return *bad = i, false;
+  size_t bytes = width / 2 + 1;
+  for (size_t row = 0; store == PITH_Q4 && width % 2 && row < rows; row++)
+    if (pairs[(row + 1) * bytes - 1] >> 4) return *bad = (row + 1) * width, false;
+  if (all_finite(PITH_F16, scales, rows * pith_scales(width), bad)) return true;
+  *bad = *bad / pith_scales(width) * width + *bad % pith_scales(width) * PITH_SCALED;
+  return false;
+}
+
 /* What a certificate may say; `wanted` none: any kind that a summary can have. */
 static bool sound_certificate(const pith_certificate *c, pith_certificate_kind wanted) {
   if (c->kind == PITH_CERTIFICATE_NONE) return true;
@@ -95,10 +117,12 @@ static pith_status check_head(pith_context *context, const char *name, const pit
   if (view->source_rows > (size_t)1 << 40)
     return pith_fail(context, PITH_E_FORMAT, "%s: layer %zu, head %zu: source_rows: %zu is more than 2^40", name, layer,
                      head, view->source_rows);
-  const char *what = !all_finite(view->store, view->keys, view->points * view->d, &bad)      ? "keys"
-                     : !all_finite(view->store, view->values, view->points * view->dv, &bad) ? "values"
-                     : !all_finite(PITH_F32, view->log_weight, view->points, &bad)           ? "log_weight"
-                                                                                             : NULL;
+  PITH_TRY(pith_store_check(context, view->store, view->d, view->dv));
+  const char *what = !sound_rows(view->store, view->keys, view->key_scales, view->points, view->d, &bad) ? "keys"
+                     : !sound_rows(view->store, view->values, view->value_scales, view->points, view->dv, &bad)
+                         ? "values"
+                     : !all_finite(PITH_F32, view->log_weight, view->points, &bad) ? "log_weight"
+                                                                                   : NULL;
   if (what)
     return pith_fail(context, PITH_E_VALUE, "%s: layer %zu, head %zu: %s: number %zu is not finite", name, layer, head,
                      what, bad);
@@ -138,15 +162,27 @@ typedef struct item { /* one tensor of the file */
   size_t bytes;
 } item;
 
+/* Rows of keys or values as they lie: integers where the store is quantised. */
+static pith_array rows_of(pith_dtype store, const void *data, size_t rows, size_t width) {
+  if (store == PITH_Q8) return pith_array_matrix(data, PITH_I8, rows, width);
+  if (store == PITH_Q4) return pith_array_matrix(data, PITH_U8, rows, pith_store_row_bytes(store, width));
+  return pith_array_matrix(data, store, rows, width);
+}
+
 static pith_array part_of(const pith_head_view *view, int part) {
+  size_t points = view->points;
   switch (part) {
-    case 0: return pith_array_matrix(view->keys, view->store, view->points, view->d);
-    case 1: return pith_array_matrix(view->values, view->store, view->points, view->dv);
-    case 2: return pith_array_matrix(view->log_weight, PITH_F32, view->points, 1);
-    case 3: return pith_array_matrix(view->index, PITH_I64, view->points, 1);
-    default: return pith_array_matrix(view->exact, PITH_U8, view->points, 1);
+    case KEYS: return rows_of(view->store, view->keys, points, view->d);
+    case VALUES: return rows_of(view->store, view->values, points, view->dv);
+    case LOG_WEIGHT: return pith_array_matrix(view->log_weight, PITH_F32, points, 1);
+    case INDEX: return pith_array_matrix(view->index, PITH_I64, points, 1);
+    case EXACT: return pith_array_matrix(view->exact, PITH_U8, points, 1);
+    case KEYS_SCALE: return pith_array_matrix(view->key_scales, PITH_F16, points, pith_scales(view->d));
+    default: return pith_array_matrix(view->value_scales, PITH_F16, points, pith_scales(view->dv));
   }
 }
+
+static bool one_column(int part) { return part == LOG_WEIGHT || part == INDEX || part == EXACT; }
 
 /* "" for a single head, else "L.H." */
 static void write_prefix(const pith_summary *summary, size_t i, char prefix[48]) {
@@ -160,7 +196,7 @@ static size_t list_items(const pith_summary *summary, item *items) {
   size_t count = 0;
   for (size_t size = 8; size > 0; size /= 2)
     for (size_t i = 0; i < summary->info.layers * summary->info.heads; i++)
-      for (int part = 0; part < PARTS; part++) {
+      for (int part = 0; part < parts_of(summary->slot[i].view.store); part++) {
         pith_array array = part_of(&summary->slot[i].view, part);
         if (pith_dtype_size(array.dtype) != size) continue;
         char prefix[48];
@@ -168,7 +204,7 @@ static size_t list_items(const pith_summary *summary, item *items) {
         items[count].array = array;
         items[count].bytes = array.shape[0] * array.shape[1] * size;
         (void)snprintf(items[count].name, sizeof items->name, "%s%s", prefix, part_names[part]);
-        if (part > 1) items[count].array.ndim = 1;
+        if (one_column(part)) items[count].array.ndim = 1;
         count++;
       }
   return count;
@@ -192,6 +228,13 @@ static bool describe_items(json_t *header, const item *items, size_t count) {
   return done;
 }
 
+/* Two numbers to a byte: whether the last half counts has to be said. */
+static bool any_q4(const pith_summary *summary) {
+  for (size_t i = 0; i < summary->info.layers * summary->info.heads; i++)
+    if (summary->slot[i].view.store == PITH_Q4) return true;
+  return false;
+}
+
 static bool describe_summary(json_t *metadata, const pith_summary *summary) {
   const pith_summary_info *info = &summary->info;
   bool done = pith_text_set(metadata, "", "checksum", zeros) && pith_text_set(metadata, "", "pith_format", "1") &&
@@ -204,6 +247,9 @@ static bool describe_summary(json_t *metadata, const pith_summary *summary) {
               pith_text_set_count(metadata, "", "layers", info->layers) &&
               pith_text_set_count(metadata, "", "heads", info->heads) &&
               pith_text_set_count(metadata, "", "other_bytes", info->other_bytes);
+  if (any_q4(summary))
+    done = done && pith_text_set_count(metadata, "", "d", summary->slot[0].view.d) &&
+           pith_text_set_count(metadata, "", "dv", summary->slot[0].view.dv);
   for (size_t i = 0; done && i < info->layers * info->heads; i++) {
     char prefix[48];
     write_prefix(summary, i, prefix);
@@ -261,9 +307,10 @@ pith_status pith_summary_save(pith_context *context, const pith_summary *summary
 
 /* ---- Reading ---- */
 
-static pith_status read_part(pith_context *context, const pith_file *file, const char *prefix, int part, size_t ndim,
+static pith_status read_part(pith_context *context, const pith_file *file, const char *prefix, int part,
                              pith_array *array) {
   char name[64];
+  size_t ndim = one_column(part) ? 1 : 2;
   (void)snprintf(name, sizeof name, "%s%s", prefix, part_names[part]);
   PITH_TRY(pith_safetensors_tensor(context, file, name, array));
   if (array->ndim != ndim)
@@ -272,28 +319,46 @@ static pith_status read_part(pith_context *context, const pith_file *file, const
   return PITH_OK;
 }
 
+static pith_dtype store_of(pith_dtype dtype) { return dtype == PITH_I8 ? PITH_Q8 : dtype == PITH_U8 ? PITH_Q4 : dtype; }
+
+/* Shapes and types of all parts follow from the keys and values; those of `wanted` are right. */
+static pith_status check_part(pith_context *context, const pith_file *file, const char *prefix, int part,
+                              const pith_array *found, const pith_array *wanted) {
+  bool same = found->dtype == wanted->dtype && found->shape[0] == wanted->shape[0] &&
+              (one_column(part) || found->shape[1] == wanted->shape[1]);
+  if (same) return PITH_OK;
+  return pith_fail(context, PITH_E_FORMAT,
+                   "%s: tensor \"%s%s\": %zu rows of %zu numbers of type %s; the keys ask for %zu of %zu of type %s",
+                   file->name, prefix, part_names[part], found->shape[0], one_column(part) ? 1 : found->shape[1],
+                   pith_dtype_name(found->dtype), wanted->shape[0], wanted->shape[1], pith_dtype_name(wanted->dtype));
+}
+
 static pith_status read_head(pith_context *context, const pith_file *file, pith_summary *summary, size_t i) {
+  enum { MOST = 1 << 20 };
   char prefix[48];
   pith_array part[PARTS];
   write_prefix(summary, i, prefix);
-  for (int p = 0; p < PARTS; p++) PITH_TRY(read_part(context, file, prefix, p, p < 2 ? 2 : 1, &part[p]));
-  size_t points = part[0].shape[0], d = part[0].shape[1], dv = part[1].shape[1];
-  for (int p = 0; p < PARTS; p++) {
-    static const pith_dtype types[PARTS] = {0, 0, PITH_F32, PITH_I64, PITH_U8};
-    if (part[p].shape[0] != points || part[p].dtype != (types[p] ? types[p] : part[0].dtype))
-      return pith_fail(context, PITH_E_FORMAT, "%s: tensor \"%s%s\": %zu rows of type %s, with %zu keys of type %s",
-                       file->name, prefix, part_names[p], part[p].shape[0], pith_dtype_name(part[p].dtype), points,
-                       pith_dtype_name(part[0].dtype));
+  PITH_TRY(read_part(context, file, prefix, KEYS, &part[KEYS]));
+  pith_dtype store = store_of(part[KEYS].dtype);
+  for (int p = VALUES; p < parts_of(store); p++) PITH_TRY(read_part(context, file, prefix, p, &part[p]));
+  size_t points = part[KEYS].shape[0], d = part[KEYS].shape[1], dv = part[VALUES].shape[1];
+  if (store == PITH_Q4) {
+    PITH_TRY(pith_text_count(context, file, "", "d", MOST, &d));
+    PITH_TRY(pith_text_count(context, file, "", "dv", MOST, &dv));
+  }
+  pith_head_view wanted = {.points = points, .d = d, .dv = dv, .store = store};
+  for (int p = KEYS; p < parts_of(store); p++) {
+    pith_array right = part_of(&wanted, p);
+    PITH_TRY(check_part(context, file, prefix, p, &part[p], &right));
   }
   pith_head_memory memory;
-  size_t heads = summary->info.heads, size = pith_dtype_size(part[0].dtype);
-  PITH_TRY(pith_summary_place_head(context, summary, i / heads, i % heads, points, d, dv, part[0].dtype, &memory));
-  if (points > 0) {
-    memcpy(memory.keys, part[0].data, points * d * size);
-    memcpy(memory.values, part[1].data, points * dv * size);
-    memcpy(memory.log_weight, part[2].data, points * sizeof(float));
-    memcpy(memory.index, part[3].data, points * sizeof(int64_t));
-    memcpy(memory.exact, part[4].data, points);
+  size_t heads = summary->info.heads;
+  PITH_TRY(pith_summary_place_head(context, summary, i / heads, i % heads, points, d, dv, store, &memory));
+  void *to[PARTS] = {memory.keys,  memory.values,     memory.log_weight,  memory.index,
+                     memory.exact, memory.key_scales, memory.value_scales};
+  for (int p = KEYS; points > 0 && p < parts_of(store); p++) {
+    pith_array right = part_of(&wanted, p);
+    memcpy(to[p], part[p].data, points * right.shape[1] * pith_dtype_size(right.dtype));
   }
   return pith_text_head(context, file, prefix, &summary->slot[i].view);
 }
@@ -321,6 +386,16 @@ static pith_status read_info(pith_context *context, const pith_file *file, pith_
   return PITH_OK;
 }
 
+/* There are no tensors that nobody asked for. */
+static pith_status check_count(pith_context *context, const pith_file *file, const pith_summary *summary) {
+  size_t count = 0;
+  for (size_t i = 0; i < summary->info.layers * summary->info.heads; i++)
+    count += (size_t)parts_of(summary->slot[i].view.store);
+  if (count == file->tensor_count) return PITH_OK;
+  return pith_fail(context, PITH_E_FORMAT, "%s: %zu tensors; its heads have %zu", file->name, file->tensor_count,
+                   count);
+}
+
 pith_status pith_summary_parse(pith_context *context, pith_file *file, pith_summary **out) {
   char digits[PITH_CHECKSUM_DIGITS + 1];
   size_t at = 0, layers = 0, heads = 0, tensors = 0;
@@ -338,14 +413,16 @@ pith_status pith_summary_parse(pith_context *context, pith_file *file, pith_summ
                      pith_quote(version, strlen(version)).text);
   PITH_TRY(pith_text_count(context, file, "", "layers", file->tensor_count, &layers));
   PITH_TRY(pith_text_count(context, file, "", "heads", file->tensor_count, &heads));
-  if (__builtin_mul_overflow(layers, heads, &tensors) || __builtin_mul_overflow(tensors, (size_t)PARTS, &tensors) ||
-      tensors != file->tensor_count)
-    return pith_fail(context, PITH_E_FORMAT, "%s: %zu tensors; %zu layers of %zu heads have %d each", file->name,
-                     file->tensor_count, layers, heads, PARTS);
+  if (__builtin_mul_overflow(layers, heads, &tensors) ||
+      __builtin_mul_overflow(tensors, (size_t)PLAIN_PARTS, &tensors) || tensors == 0 ||
+      tensors > file->tensor_count)
+    return pith_fail(context, PITH_E_FORMAT, "%s: %zu tensors; %zu layers of %zu heads have at least %d each",
+                     file->name, file->tensor_count, layers, heads, PLAIN_PARTS);
   pith_summary *summary = NULL;
   PITH_TRY(pith_summary_create(context, layers, heads, &summary));
   pith_status status = read_info(context, file, summary);
   for (size_t i = 0; status >= 0 && i < layers * heads; i++) status = read_head(context, file, summary, i);
+  if (status >= 0) status = check_count(context, file, summary);
   if (status >= 0) status = check_summary(context, file->name, summary);
   if (status < 0) {
     pith_summary_free(summary);
