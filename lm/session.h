@@ -1,0 +1,51 @@
+/* session.h - what a session holds, for the files of the runner. */
+#ifndef PITH_LM_SESSION_H
+#define PITH_LM_SESSION_H
+
+#include "attention/attention.h"
+#include "lm/model.h"
+
+enum {
+  LM_BLOCK = 512,        /* tokens that go through the layers together */
+  LM_RESIDUAL_FIRST = 8, /* tokens left out of the mean residual: a sink's norm is a hundred times the others' */
+};
+
+/* Activations of a block of tokens: (tokens, ...), but queries by head. */
+typedef struct lm_work {
+  float *residual, *normed;   /* (tokens, width) */
+  float *query, *key, *value; /* (tokens, heads of the kind * head size) */
+  float *asked, *answer;      /* (query heads, tokens, head size) */
+  float *gate, *up;           /* (tokens, feed forward) */
+  float *cosine, *sine;       /* (tokens, head size / 2) */
+  pith_attend_job *job;       /* (kv heads) */
+} lm_work;
+
+struct lm_session {
+  pith_memory *memory;
+  const lm_model *model;
+  const pith_summary *summary;            /* stands for tokens 0 .. start-1; NULL: start is 0 */
+  size_t start, length, capacity;         /* positions */
+  pith_dtype store;                       /* of the rows start .. length-1 */
+  unsigned char *keys, *values, *queries; /* (layers, heads, capacity - start, head size) */
+  double *residual_sum;                   /* (layers): of squared norms; then (layers): of the block being read */
+  size_t residual_count;
+  lm_work work;
+  void *work_block;
+  size_t block, work_bytes; /* block: tokens that fit the work memory */
+};
+
+static inline size_t lm_session_rows(const lm_session *session) { return session->capacity - session->start; }
+
+/* Row `row` (position - start) of a head of a cache array. */
+static inline unsigned char *lm_session_row(const lm_session *session, unsigned char *cache, size_t heads, size_t layer,
+                                            size_t head, size_t row) {
+  const size_t size = session->model->info.head_size * pith_dtype_size(session->store);
+  return cache + ((layer * heads + head) * lm_session_rows(session) + row) * size;
+}
+
+/* forward.c: `count` <= block tokens through all layers; keys, values and queries go into the cache behind the
+ * last token, which stays where it is. Logits (count - logits_from, vocabulary), or NULL. */
+pith_status lm_forward(pith_context *context, lm_session *session, const uint32_t *tokens, size_t count,
+                       size_t logits_from, float *logits);
+
+#endif
