@@ -37,6 +37,10 @@ void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, s
               (int)ldb);
 }
 
+bool pith_solve_definite_f64(double *a, size_t n, double *b) {
+  return LAPACKE_dposv_work(LAPACK_COL_MAJOR, 'U', (lapack_int)n, 1, a, (lapack_int)n, b, (lapack_int)n) == 0;
+}
+
 pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values,
                                      double *vectors) {
   if (n == 0) return PITH_OK;

@@ -27,6 +27,10 @@ pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t
 /* Solves L L^T X = B in place, B n x columns. */
 void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb);
 
+/* Solves A x = b for a positive definite A (n x n, lost) in place of b; false if it is not. For bodies of parallel
+ * loops. */
+bool pith_solve_definite_f64(double *a, size_t n, double *b);
+
 /* Eigenvalues ascending and eigenvectors (row i of `vectors` belongs to values[i]) of a symmetric matrix. */
 pith_status pith_eigen_symmetric_f64(pith_context *context, const double *a, size_t n, double *values, double *vectors);
 
