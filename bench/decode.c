@@ -7,9 +7,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "attention/attention.h"
+#include "summary/store.h"
 
-enum { KEYS = 131072, D = 64, BUFFERS = 12, ROUNDS = 8 }; /* in f32; in f16 twice as many buffers */
+enum { KEYS = 131072, D = 64, ARENA = 768 << 20, PASSES = 96 }; /* the arena holds buffers of one store at a time */
 
 static double now(void) {
   struct timespec time;
@@ -76,36 +76,57 @@ static seconds summary(double *times, size_t count) {
 
 static uint64_t sink; /* keeps the reading loop alive */
 
+/* One buffer: keys, values and their scales, behind each other. */
+typedef struct layout {
+  pith_dtype store;
+  size_t row, scales, bytes; /* bytes of a row and of its scales; of a whole buffer */
+} layout;
+
+static layout layout_of(pith_dtype store) {
+  size_t row = pith_store_row_bytes(store, D), scales = pith_store_scales(store, D) * sizeof(uint16_t);
+  return (layout){store, row, scales, 2 * KEYS * (row + scales)};
+}
+
+static pith_rows rows_at(const layout *l, const char *buffer) {
+  const char *scales = buffer + 2 * KEYS * l->row;
+  return (pith_rows){.keys = buffer,
+                     .values = buffer + KEYS * l->row,
+                     .key_stride = (ptrdiff_t)l->row,
+                     .value_stride = (ptrdiff_t)l->row,
+                     .key_scales = l->scales ? (const uint16_t *)(const void *)scales : NULL,
+                     .value_scales = l->scales ? (const uint16_t *)(const void *)(scales + KEYS * l->scales) : NULL,
+                     .dtype = l->store,
+                     .count = KEYS,
+                     .d = D,
+                     .dv = D};
+}
+
+static pith_status fill(pith_context *context, const layout *l, const float *random, char *arena) {
+  uint16_t *scales = (uint16_t *)(void *)(arena + 2 * KEYS * l->row);
+  PITH_TRY(pith_store_write(context, "random rows", l->store, random, (size_t)2 * KEYS, D, arena, scales));
+  for (size_t at = l->bytes; at + l->bytes <= ARENA; at += l->bytes) memcpy(arena + at, arena, l->bytes);
+  return PITH_OK;
+}
+
 /* Seconds of one pass over one buffer; reading and attending take turns. */
-static int measure(pith_context *context, const char *arena, pith_dtype dtype, size_t group, const float *queries,
+static int measure(pith_context *context, const char *arena, const layout *l, size_t group, const float *queries,
                    seconds *attend, seconds *stream) {
   static float out[PITH_MAX_GROUP * D];
-  enum { MOST = 2 * BUFFERS * ROUNDS };
-  double attend_times[MOST], read_times[MOST];
-  size_t size = pith_dtype_size(dtype), half = (size_t)KEYS * D * size, count = 0;
-  size_t buffers = BUFFERS * sizeof(float) / size;
-  for (size_t round = 0; round < ROUNDS; round++)
-    for (size_t b = 0; b < buffers; b++, count++) {
-      const char *keys = arena + b * 2 * half;
-      pith_rows rows = {.keys = keys,
-                        .values = keys + half,
-                        .key_stride = (ptrdiff_t)(D * size),
-                        .value_stride = (ptrdiff_t)(D * size),
-                        .dtype = dtype,
-                        .count = KEYS,
-                        .d = D,
-                        .dv = D};
-      double start = now();
-      if (pith_attend_rows(context, &rows, queries, group, out) != PITH_OK) return -1;
-      attend_times[count] = now() - start;
-      read_job job = {.data = arena + (b + buffers / 2) % buffers * 2 * half, .slice = 2 * half / SLICES};
-      start = now();
-      pith_parallel_for(context, SLICES, read_slice, &job);
-      read_times[count] = now() - start;
-      for (size_t i = 0; i < SLICES; i++) sink += job.sum[i];
-    }
-  *attend = summary(attend_times, count);
-  *stream = summary(read_times, count);
+  double attend_times[PASSES], read_times[PASSES];
+  size_t buffers = ARENA / l->bytes;
+  for (size_t pass = 0; pass < PASSES; pass++) {
+    pith_rows rows = rows_at(l, arena + pass % buffers * l->bytes);
+    double start = now();
+    if (pith_attend_rows(context, &rows, queries, group, out) != PITH_OK) return -1;
+    attend_times[pass] = now() - start;
+    read_job job = {.data = arena + (pass + buffers / 2) % buffers * l->bytes, .slice = l->bytes / SLICES};
+    start = now();
+    pith_parallel_for(context, SLICES, read_slice, &job);
+    read_times[pass] = now() - start;
+    for (size_t i = 0; i < SLICES; i++) sink += job.sum[i];
+  }
+  *attend = summary(attend_times, PASSES);
+  *stream = summary(read_times, PASSES);
   return 0;
 }
 
@@ -113,7 +134,7 @@ int main(void) {
   size_t elements = 2 * (size_t)KEYS * D; /* of one buffer */
   float *queries = aligned_alloc(64, PITH_MAX_GROUP * D * sizeof *queries);
   float *random = malloc(elements * sizeof *random);
-  char *arena = aligned_alloc(4096, BUFFERS * elements * sizeof *random);
+  char *arena = aligned_alloc(4096, ARENA);
   if (!queries || !random || !arena) return 1;
   pith_stream stream = pith_stream_make(1, PITH_STREAM_TEST, 0);
   for (size_t i = 0; i < elements; i++) random[i] = (float)(2 * pith_random_uniform(&stream, i) - 1);
@@ -122,15 +143,10 @@ int main(void) {
   printf("decode, n = %d, d = dv = %d, cold, %s\n", KEYS, D, pith_isa_name());
   printf("%-5s %5s %7s | %s %8s %12s %6s | %s %6s\n", "store", "group", "threads", "median ns/key", "GB/s",
          "stream GB/s", "share", "best ns/key", "share");
-  const pith_dtype dtypes[] = {PITH_F32, PITH_F16};
-  for (size_t t = 0; t < 2; t++) {
-    size_t bytes = elements * pith_dtype_size(dtypes[t]);
-    for (size_t at = 0; at < BUFFERS * elements * sizeof(float); at += bytes) {
-      if (dtypes[t] == PITH_F32)
-        memcpy(arena + at, random, bytes);
-      else
-        pith_kernels_active()->f32_to_f16(random, (uint16_t *)(void *)(arena + at), elements);
-    }
+  const pith_dtype stores[] = {PITH_F32, PITH_F16, PITH_Q8, PITH_Q4};
+  for (size_t t = 0; t < sizeof stores / sizeof *stores; t++) {
+    layout l = layout_of(stores[t]);
+    bool filled = false;
     for (size_t group = 1; group <= PITH_MAX_GROUP; group *= PITH_MAX_GROUP)
       for (int threads = 1; threads <= 2; threads++) {
         pith_context_options options;
@@ -139,11 +155,13 @@ int main(void) {
         pith_context *context = NULL;
         seconds attend = {0}, stream_read = {0};
         if (pith_context_create(&options, &context) != PITH_OK ||
-            measure(context, arena, dtypes[t], group, queries, &attend, &stream_read) != 0)
+            (!filled && fill(context, &l, random, arena) != PITH_OK) ||
+            measure(context, arena, &l, group, queries, &attend, &stream_read) != 0)
           return 1;
-        printf("%-5s %5zu %7d | %13.1f %8.2f %12.2f %5.0f%% | %11.1f %5.0f%%\n", pith_dtype_name(dtypes[t]), group,
-               threads, 1e9 * attend.median / KEYS, 1e-9 * (double)bytes / attend.median,
-               1e-9 * (double)bytes / stream_read.median, 100 * stream_read.median / attend.median,
+        filled = true;
+        printf("%-5s %5zu %7d | %13.1f %8.2f %12.2f %5.0f%% | %11.1f %5.0f%%\n", pith_dtype_name(stores[t]), group,
+               threads, 1e9 * attend.median / KEYS, 1e-9 * (double)l.bytes / attend.median,
+               1e-9 * (double)l.bytes / stream_read.median, 100 * stream_read.median / attend.median,
                1e9 * attend.best / KEYS, 100 * stream_read.best / attend.best);
         fflush(stdout);
         pith_context_free(context);

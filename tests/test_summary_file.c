@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include "io/file.h"
+#include "summary/store.h"
 #include "summary/summary.h"
 #include "test.h"
 
@@ -83,10 +84,12 @@ static void assert_same(pith_context *context, const pith_summary *a, const pith
     assert_ok(context, pith_summary_head(context, b, i / x.heads, i % x.heads, &q));
     assert_true(p.points == q.points && p.d == q.d && p.dv == q.dv && p.store == q.store && p.bytes == q.bytes);
     assert_true(p.source_rows == q.source_rows);
-    size_t size = pith_dtype_size(p.store);
+    size_t scale = pith_store_scales(p.store, p.d), value_scale = pith_store_scales(p.store, p.dv);
     if (p.points > 0) {
-      assert_memory_equal(p.keys, q.keys, p.points * p.d * size);
-      assert_memory_equal(p.values, q.values, p.points * p.dv * size);
+      assert_memory_equal(p.keys, q.keys, p.points * pith_store_row_bytes(p.store, p.d));
+      assert_memory_equal(p.values, q.values, p.points * pith_store_row_bytes(p.store, p.dv));
+      if (scale) assert_memory_equal(p.key_scales, q.key_scales, p.points * scale * sizeof(uint16_t));
+      if (value_scale) assert_memory_equal(p.value_scales, q.value_scales, p.points * value_scale * sizeof(uint16_t));
       assert_memory_equal(p.log_weight, q.log_weight, p.points * sizeof(float));
       assert_memory_equal(p.index, q.index, p.points * sizeof(int64_t));
       assert_memory_equal(p.exact, q.exact, p.points);
@@ -132,11 +135,11 @@ static pith_status parse(pith_context *context, const unsigned char *bytes, size
 
 static void test_round_trip(void **state) {
   (void)state;
-  static const pith_dtype stores[] = {PITH_F32, PITH_F16, PITH_BF16};
+  static const pith_dtype stores[] = {PITH_F32, PITH_F16, PITH_BF16, PITH_Q8, PITH_Q4};
   static const size_t shapes[][3] = {{1, 1, 7}, {1, 1, 0}, {2, 3, 0}, {3, 1, 1}};
   pith_context *context = test_context(1);
   size_t held = pith_context_bytes(context);
-  for (size_t store = 0; store < 3; store++)
+  for (size_t store = 0; store < 5; store++)
     for (size_t shape = 0; shape < 4; shape++) {
       pith_summary *saved = make_summary(context, shapes[shape][0], shapes[shape][1], stores[store], shapes[shape][2]);
       pith_summary *loaded = NULL;
@@ -166,13 +169,99 @@ static void test_round_trip(void **state) {
   test_context_free(context);
 }
 
-/* Someone who knows the format, JSON and NumPy, and nothing of pith. */
-static void test_numpy(void **state) {
+/* Heads of different stores and widths that are no multiple of 32 in one file. */
+static pith_summary *make_mixed(pith_context *context, size_t d, size_t dv, size_t points) {
+  static const pith_dtype stores[] = {PITH_Q4, PITH_F16, PITH_Q8, PITH_Q4};
+  pith_summary *summary = make_summary(context, 2, 2, PITH_F32, points);
+  for (size_t i = 0; i < 4; i++) {
+    size_t count = i == 3 ? 0 : points + i;
+    float *keys = test_gaussian(40 + i, count * d, 1), *values = test_gaussian(50 + i, count * dv, 1);
+    assert_ok(context, pith_summary_set_head(context, summary, i / 2, i % 2, count, d, dv, stores[i], keys, values,
+                                             NULL, NULL, NULL));
+    free(keys), free(values);
+  }
+  return summary;
+}
+
+static void test_mixed(void **state) {
   (void)state;
+  static const size_t shapes[][2] = {{64, 64}, {65, 31}, {1, 2}, {33, 128}};
+  pith_context *context = test_context(1);
+  size_t held = pith_context_bytes(context);
+  for (size_t i = 0; i < 4; i++) {
+    pith_summary *saved = make_mixed(context, shapes[i][0], shapes[i][1], 5), *loaded = NULL;
+    assert_ok(context, pith_summary_save(context, saved, path_of("a")));
+    assert_ok(context, pith_summary_load(context, path_of("a"), &loaded));
+    assert_same(context, saved, loaded);
+    pith_summary_free(saved);
+    pith_summary_free(loaded);
+    assert_int_equal(unlink(path_of("a")), 0);
+  }
+  assert_int_equal(pith_context_bytes(context), held);
+  test_context_free(context);
+}
+
+/* Runs a script, which must not contain double quotes, over the file. */
+static void run_python(const char *script, const char *path) {
   if (system("/usr/bin/python3 -c 'import numpy' 2>/dev/null") != 0) {
     printf("skipped: no NumPy on this machine\n");
     skip();
   }
+  char command[8192];
+  (void)snprintf(command, sizeof command, "/usr/bin/python3 -c \"%s\" %s", script, path);
+  assert_int_equal(system(command), 0);
+}
+
+/* The reader of docs/format.md in Python; it is given the dequantised rows to compare with. */
+static void test_numpy_quantised(void **state) {
+  (void)state;
+  static const char script[] =
+      "import sys, json, struct, numpy as np\n"
+      "def tensors(path):\n"
+      "  b = open(path, 'rb').read(); n = struct.unpack('<Q', b[:8])[0]; h = json.loads(b[8:8+n])\n"
+      "  types = dict(F32='<f4', F16='<f2', I64='<i8', U8='u1', I8='i1'); m = h.pop('__metadata__')\n"
+      "  return m, {k: np.frombuffer(b[8+n+e['data_offsets'][0]:8+n+e['data_offsets'][1]], types[e['dtype']])"
+      ".reshape(e['shape']) for k, e in h.items()}\n"
+      "levels = np.array([-127, -100, -80, -62, -48, -34, -21, -9, 2, 14, 25, 36, 50, 65, 83, 108])\n"
+      "def hadamard(n): return np.array([[1.]]) if n == 1 else np.kron([[1, 1], [1, -1]], hadamard(n // 2))\n"
+      "def rows(x, scale, width):\n"
+      "  if x.dtype == np.uint8:\n"
+      "    x = levels[np.stack([x & 15, x >> 4], -1).reshape(len(x), -1)[:, :width]]\n"
+      "  x = x * np.repeat(scale.astype(float), 32, 1)[:, :width]\n"
+      "  return x @ hadamard(width) / width**0.5 if width & (width - 1) == 0 else x\n"
+      "m, t = tensors(sys.argv[1]); w, plain = tensors(sys.argv[2])\n"
+      "for head in ('0.0.', '1.0.'):\n"
+      "  for part, width in (('keys', int(m['d'])), ('values', int(m['dv']))):\n"
+      "    x = t[head + part]; assert x.dtype == (np.int8 if head == '1.0.' else np.uint8)\n"
+      "    y = rows(x, t[head + part + '_scale'], width)\n"
+      "    assert y.shape[0] >= 5 and abs(y - plain[head + part]).max() < 1e-5 and abs(y).max() > .5\n"
+      "assert '0.1.keys_scale' not in t\n";
+  pith_context *context = test_context(1);
+  enum { D = 64, DV = 33 };
+  pith_summary *summary = make_mixed(context, D, DV, 5), *plain = make_mixed(context, D, DV, 5);
+  for (size_t i = 0; i < 4; i++) {
+    pith_head_view view = *pith_summary_view(summary, i / 2, i % 2);
+    float *rows = malloc((view.points * (D + DV) + 1) * sizeof *rows);
+    pith_head_to_f32(&view, rows, rows + view.points * D);
+    assert_ok(context, pith_summary_set_head(context, plain, i / 2, i % 2, view.points, D, DV, PITH_F32, rows,
+                                             rows + view.points * D, NULL, NULL, NULL));
+    free(rows);
+  }
+  assert_ok(context, pith_summary_save(context, summary, path_of("a")));
+  assert_ok(context, pith_summary_save(context, plain, path_of("b")));
+  char both[512];
+  (void)snprintf(both, sizeof both, "%s/a %s/b", folder, folder);
+  run_python(script, both);
+  assert_int_equal(unlink(path_of("a")), 0);
+  assert_int_equal(unlink(path_of("b")), 0);
+  pith_summary_free(summary);
+  pith_summary_free(plain);
+  test_context_free(context);
+}
+
+/* Someone who knows the format, JSON and NumPy, and nothing of pith. */
+static void test_numpy(void **state) {
+  (void)state;
   static const char script[] =
       "import sys, json, struct, numpy as np\n"
       "b = open(sys.argv[1], 'rb').read()\n"
@@ -197,9 +286,7 @@ static void test_numpy(void **state) {
   pith_context *context = test_context(1);
   pith_summary *summary = make_summary(context, 1, 2, PITH_F16, 2);
   assert_ok(context, pith_summary_save(context, summary, path_of("a")));
-  char command[4096];
-  (void)snprintf(command, sizeof command, "/usr/bin/python3 -c \"%s\" %s", script, path_of("a"));
-  assert_int_equal(system(command), 0);
+  run_python(script, path_of("a"));
   assert_int_equal(unlink(path_of("a")), 0);
   pith_summary_free(summary);
   test_context_free(context);
@@ -207,10 +294,9 @@ static void test_numpy(void **state) {
 
 /* ---- Damage ---- */
 
-static void test_every_flip_and_truncation(void **state) {
-  (void)state;
+static void flip_and_truncate(pith_dtype store) {
   pith_context *context = test_context(1);
-  pith_summary *summary = make_summary(context, 1, 1, PITH_F16, 3), *out = NULL;
+  pith_summary *summary = make_summary(context, 1, 1, store, 3), *out = NULL;
   assert_ok(context, pith_summary_save(context, summary, path_of("a")));
   image file = read_file(path_of("a"));
   assert_int_equal(unlink(path_of("a")), 0);
@@ -235,6 +321,13 @@ static void test_every_flip_and_truncation(void **state) {
   pith_summary_free(out);
   free(file.bytes);
   test_context_free(context);
+}
+
+static void test_every_flip_and_truncation(void **state) {
+  (void)state;
+  flip_and_truncate(PITH_F16);
+  flip_and_truncate(PITH_Q8);
+  flip_and_truncate(PITH_Q4);
 }
 
 /* The rule of docs/format.md, followed to the letter. */
@@ -391,6 +484,71 @@ static void test_lying_tensors(void **state) {
   test_context_free(context);
 }
 
+/* Quantised heads: keys of 5 and values of 3 numbers in q4, so that rows end in half a byte. */
+static void test_lying_quantised(void **state) {
+  (void)state;
+  static const struct {
+    const char *old, *new;
+    pith_status status;
+    const char *says;
+  } cases[] = {
+      {"\"d\":\"5\"", "\"d\":\"7\"", PITH_E_FORMAT, "tensor \"keys\""},
+      {"\"d\":\"5\"", "\"d\":\"0\"", PITH_E_FORMAT, "tensor \"keys\""},
+      {"\"d\":\"5\"", "\"d\":\"18446744073709551615\"", PITH_E_FORMAT, "d"},
+      {"\"d\":\"5\",", "", PITH_E_FORMAT, "d is missing"},
+      {"\"dv\":\"3\"", "\"dv\":\"33\"", PITH_E_FORMAT, "tensor \"values\""},
+      {"\"keys_scale\":{\"dtype\":\"F16\"", "\"keys_scale\":{\"dtype\":\"BF16\"", PITH_E_FORMAT, "keys_scale"},
+      {"\"keys_scale\":{\"dtype\":\"F16\",\"shape\":[3,1]", "\"keys_scale\":{\"dtype\":\"F16\",\"shape\":[1,3]",
+       PITH_E_FORMAT, "keys_scale"},
+      {"\"keys_scale\":{\"dtype\":\"F16\",\"shape\":[3,1]", "\"keys_scale\":{\"dtype\":\"F16\",\"shape\":[3]",
+       PITH_E_FORMAT, "dimensions"},
+      {"\"values_scale\":{", "\"values_scales\":{", PITH_E_FORMAT, "values_scale"},
+      {"\"values\":{\"dtype\":\"U8\"", "\"values\":{\"dtype\":\"I8\"", PITH_E_FORMAT, "values"},
+      {"\"keys\":{\"dtype\":\"U8\"", "\"keys\":{\"dtype\":\"I8\"", PITH_E_FORMAT, "values"},
+  };
+  pith_context *context = test_context(1);
+  pith_summary *summary = make_summary(context, 1, 1, PITH_F32, 3), *out = NULL;
+  float *keys = test_gaussian(1, 15, 1), *values = test_gaussian(2, 9, 1);
+  assert_ok(context, pith_summary_set_head(context, summary, 0, 0, 3, 5, 3, PITH_Q4, keys, values, NULL, NULL, NULL));
+  assert_ok(context, pith_summary_save(context, summary, path_of("a")));
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    image file = read_file(path_of("a"));
+    replace(&file, cases[i].old, cases[i].new);
+    reseal(context, &file);
+    pith_status status = parse(context, file.bytes, file.size, &out);
+    if (status != cases[i].status || !strstr(pith_context_message(context), cases[i].says))
+      fail_msg("%s -> %s: %s: %s", cases[i].old, cases[i].new, pith_status_name(status), pith_context_message(context));
+    free(file.bytes);
+  }
+  /* From the end: exact (3), values (6), keys (9), values_scale (6), keys_scale (6). */
+  static const struct {
+    size_t back;
+    unsigned char bytes[2];
+    size_t size;
+    const char *says;
+  } lies[] = {{3 + 6 + 1, {0x10}, 1, "keys: number 15"},
+              {3 + 1, {0x1f}, 1, "values: number 9"},
+              {3 + 6 + 9 + 6, {0x00, 0x7c}, 2, "values: number 0"},
+              {3 + 6 + 9 + 6 + 2, {0x01, 0xfe}, 2, "keys: number 10"}};
+  for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+    image file = read_file(path_of("a"));
+    memcpy(file.bytes + file.size - lies[i].back, lies[i].bytes, lies[i].size);
+    reseal(context, &file);
+    assert_int_equal(parse(context, file.bytes, file.size, &out), PITH_E_VALUE);
+    if (!strstr(pith_context_message(context), lies[i].says)) fail_msg("%s", pith_context_message(context));
+    free(file.bytes);
+  }
+  /* q8 has no -128. */
+  assert_ok(context, pith_summary_set_head(context, summary, 0, 0, 3, 5, 3, PITH_Q8, keys, values, NULL, NULL, NULL));
+  ((int8_t *)(uintptr_t)pith_summary_view(summary, 0, 0)->keys)[7] = INT8_MIN;
+  assert_int_equal(pith_summary_save(context, summary, path_of("a")), PITH_E_VALUE);
+  assert_non_null(strstr(pith_context_message(context), "keys: number 7"));
+  assert_int_equal(unlink(path_of("a")), 0);
+  free(keys), free(values);
+  pith_summary_free(summary);
+  test_context_free(context);
+}
+
 /* ---- Writing that is refused ---- */
 
 static void test_unwritable(void **state) {
@@ -430,11 +588,14 @@ int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_round_trip),
+      cmocka_unit_test(test_mixed),
       cmocka_unit_test(test_numpy),
+      cmocka_unit_test(test_numpy_quantised),
       cmocka_unit_test(test_every_flip_and_truncation),
       cmocka_unit_test(test_checksum_rule),
       cmocka_unit_test(test_lying_headers),
       cmocka_unit_test(test_lying_tensors),
+      cmocka_unit_test(test_lying_quantised),
       cmocka_unit_test(test_unwritable),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
