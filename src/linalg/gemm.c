@@ -8,7 +8,7 @@ enum { PANEL = 384 };
 
 typedef struct product {
   CBLAS_TRANSPOSE ta, tb;
-  size_t m, n, k, lda, ldb, ldc, panels;
+  size_t m, n, k, lda, ldb, ldc;
   bool by_rows, is_double;
   double alpha, beta;
   const char *a, *b;
@@ -40,22 +40,24 @@ static void multiply(pith_context *context, product *p) {
   pith_parallel_for(context, ((p->by_rows ? p->m : p->n) + PANEL - 1) / PANEL, multiply_panel, p);
 }
 
+/* The two calls differ in the type of the numbers alone. */
+#define PRODUCT(double_precision)                                                                                   \
+  &(product) {                                                                                                      \
+    .ta = ta ? CblasTrans : CblasNoTrans, .tb = tb ? CblasTrans : CblasNoTrans, .m = m, .n = n, .k = k, .lda = lda, \
+    .ldb = ldb, .ldc = ldc, .is_double = (double_precision), .alpha = alpha, .beta = beta, .a = (const char *)a,    \
+    .b = (const char *)b, .c = (char *)c                                                                            \
+  }
+
 void pith_gemm_f32(pith_context *context, pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k,
                    float alpha, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
                    size_t ldc) {
-  multiply(context, &(product){.ta = ta ? CblasTrans : CblasNoTrans,
-                               .tb = tb ? CblasTrans : CblasNoTrans,
-                               .m = m,
-                               .n = n,
-                               .k = k,
-                               .lda = lda,
-                               .ldb = ldb,
-                               .ldc = ldc,
-                               .alpha = alpha,
-                               .beta = beta,
-                               .a = (const char *)a,
-                               .b = (const char *)b,
-                               .c = (char *)c});
+  multiply(context, PRODUCT(false));
+}
+
+void pith_gemm_f64(pith_context *context, pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k,
+                   double alpha, const double *a, size_t lda, const double *b, size_t ldb, double beta, double *c,
+                   size_t ldc) {
+  multiply(context, PRODUCT(true));
 }
 
 void pith_gemm_f32_alone(pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k, float alpha,
@@ -63,23 +65,4 @@ void pith_gemm_f32_alone(pith_transpose ta, pith_transpose tb, size_t m, size_t 
   if (m == 0 || n == 0) return;
   cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m, (int)n, (int)k,
               alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
-}
-
-void pith_gemm_f64(pith_context *context, pith_transpose ta, pith_transpose tb, size_t m, size_t n, size_t k,
-                   double alpha, const double *a, size_t lda, const double *b, size_t ldb, double beta, double *c,
-                   size_t ldc) {
-  multiply(context, &(product){.ta = ta ? CblasTrans : CblasNoTrans,
-                               .tb = tb ? CblasTrans : CblasNoTrans,
-                               .m = m,
-                               .n = n,
-                               .k = k,
-                               .lda = lda,
-                               .ldb = ldb,
-                               .ldc = ldc,
-                               .is_double = true,
-                               .alpha = alpha,
-                               .beta = beta,
-                               .a = (const char *)a,
-                               .b = (const char *)b,
-                               .c = (char *)c});
 }
