@@ -59,6 +59,7 @@ static void run(pith_context *context, const task *t, const char *engine, double
     pith_compress_options_init(&options);
     options.engine = engine;
     options.ratio = ratio;
+    options.budget = PITH_BUDGET_EVEN;
     options.rope = PITH_ROPE_PAIRS;
     options.rope_base = rope_base;
     options.samples = samples;

@@ -10,12 +10,13 @@
 typedef struct compress_arguments {
   common_arguments common;
   const char *keys, *values, *queries, *output;
-  int plan, require_certificate, spread;
+  const char *head_weights;
+  int plan, require_certificate;
   size_t prefix;
   pith_compress_options options;
 } compress_arguments;
 
-static const cli_choice budget_choices[] = {{"even", 0}, {NULL, 0}};
+static const cli_choice budget_choices[] = {{"even", PITH_BUDGET_EVEN}, {"spread", PITH_BUDGET_SPREAD}, {NULL, 0}};
 
 #define FIELD(member) .offset = offsetof(compress_arguments, member)
 
@@ -37,9 +38,13 @@ static const cli_option budget_options[] = {
     {"eps", 0, OPTION_REAL, "E", "the smallest summary whose certificate is at most E, or exit code 4",
      FIELD(options.eps), .open = true},
     {"plan", 0, OPTION_FLAG, NULL, "write nothing, print what each size costs and gives", FIELD(plan)},
-    {"budget", 0, OPTION_CHOICE, "HOW", "how the budget is spent over heads: even (default)", FIELD(spread),
-     .choices = budget_choices, .later = "spread"},
-    {"head-weights", 0, OPTION_LATER, "W.npy", "", .offset = 0},
+    {"budget", 0, OPTION_CHOICE, "HOW",
+     "how --ratio or --bytes is spent over heads: even (the same for all) or spread (where a byte saves most; default "
+     "for several heads with queries)",
+     FIELD(options.budget), .choices = budget_choices},
+    {"head-weights", 0, OPTION_FILE, "W.npy",
+     "what an error in each head costs the model, (layers, kv heads): spread follows it, and the KL is predicted",
+     FIELD(head_weights)},
     {.name = NULL}};
 
 static const cli_option method_options[] = {
@@ -169,6 +174,7 @@ static int print_plan(cli_session *session, const pith_plan_row *rows, size_t co
       json_object_set_new(row, "points", json_count(rows[i].points));
       json_object_set_new(row, "bytes", json_count(rows[i].bytes));
       json_object_set_new(row, "ratio", json_number(rows[i].ratio));
+      json_object_set_new(row, "predicted_kl", json_number(rows[i].predicted_kl));
       json_object_set_new(row, "mean_error", json_number(rows[i].mean_error));
       json_object_set_new(row, "max_error", json_number(rows[i].max_error));
       json_object_set_new(row, "certificate", json_certificate(&rows[i].certificate));
@@ -178,12 +184,14 @@ static int print_plan(cli_session *session, const pith_plan_row *rows, size_t co
     json_print(object, session->out);
     return EXIT_DONE;
   }
-  static const char *const headings[] = {"points", "bytes", "ratio", "mean error", "max error", "<certificate"};
+  static const char *const headings[] = {"points",     "bytes",     "ratio",       "predicted KL",
+                                         "mean error", "max error", "<certificate"};
   cli_table *table = table_create(headings, sizeof headings / sizeof *headings);
   for (size_t i = 0; i < count; i++) {
     table_add(table, "%zu", rows[i].points);
     table_add(table, "%s", text_bytes(rows[i].bytes).at);
     table_add(table, "%.4f", rows[i].ratio);
+    table_add(table, "%s", text_error(rows[i].predicted_kl).at);
     table_add(table, "%s", text_error(rows[i].mean_error).at);
     table_add(table, "%s", text_error(rows[i].max_error).at);
     table_add(table, "%s", text_certificate(&rows[i].certificate).at);
@@ -191,7 +199,7 @@ static int print_plan(cli_session *session, const pith_plan_row *rows, size_t co
   table_print(table, session->out);
   table_free(table);
   fprintf(session->out,
-          "Errors are over held-out queries. Pick a size: pith compress --points N ... -o OUT.safetensors\n");
+          "Errors are over held-out queries. Pick a size: pith compress --ratio R ... -o OUT.safetensors\n");
   return EXIT_DONE;
 }
 
@@ -244,10 +252,12 @@ static int run(cli_session *session) {
   if (code) return code;
   arguments->options.seed = arguments->common.seed;
   arguments->options.certify = arguments->require_certificate;
-  cli_input keys = {0}, values = {0}, queries = {0};
+  cli_input keys = {0}, values = {0}, queries = {0}, weights = {0};
   code = input_open(session, "--keys", arguments->keys, &keys);
   if (!code) code = input_open(session, "--values", arguments->values, &values);
   if (!code && arguments->queries) code = input_open(session, "--queries", arguments->queries, &queries);
+  if (!code && arguments->head_weights) code = input_open(session, "--head-weights", arguments->head_weights, &weights);
+  if (arguments->head_weights) arguments->options.head_weights = &weights.array;
   const pith_array *recorded = arguments->queries ? &queries.array : NULL;
   if (!code && arguments->prefix) {
     size_t count = 0;
@@ -262,6 +272,7 @@ static int run(cli_session *session) {
     warn_of_large_keys(session, arguments, &keys.array);
     code = arguments->plan ? plan(session, &keys, &values, recorded) : write_summary(session, &keys, &values, recorded);
   }
+  input_close(&weights);
   input_close(&queries);
   input_close(&values);
   input_close(&keys);
@@ -282,6 +293,9 @@ const cli_command command_compress = {
     .examples =
         "  A quarter of the bytes, for a model with rotary positions of base 10000:\n"
         "    pith compress --keys K.npy --values V.npy --queries Q.npy --rope 10000 --ratio 1/4 -o S.safetensors\n"
+        "  The smallest loss of the model for a sixteenth, stores chosen head by head:\n"
+        "    pith compress --keys K.npy --values V.npy --queries Q.npy --rope 10000 --ratio 1/16 --store auto \\\n"
+        "      --head-weights W.npy -o S.safetensors\n"
         "  What each size would cost and give:\n"
         "    pith compress --keys K.npy --values V.npy --queries Q.npy --rope 10000 --plan\n",
     .groups = groups,

@@ -41,6 +41,7 @@ json_t *json_summary(cli_session *session, const pith_summary *summary) {
   json_object_set_new(report, "full_bytes", json_count(info.full_bytes));
   json_object_set_new(report, "other_bytes", json_count(info.other_bytes));
   json_object_set_new(report, "ratio", json_number(info.ratio));
+  json_object_set_new(report, "predicted_kl", json_number(info.predicted_kl));
   json_object_set_new(report, "folded", json_boolean(info.folded));
   json_object_set_new(report, "certificate", json_certificate(&info.certificate));
   json_object_set_new(report, "heads", heads);
@@ -89,6 +90,7 @@ void print_totals(cli_session *session, const pith_summary_info *info) {
           info->folded ? ", weights folded into the keys" : "");
   fprintf(session->out, "%zu points a head at most, %s of %s, ratio %.4f of all keys and values in f16\n", info->points,
           text_bytes(info->bytes).at, text_bytes(info->full_bytes).at, info->ratio);
+  if (!isnan(info->predicted_kl)) fprintf(session->out, "predicted KL: %.3g nats a token\n", info->predicted_kl);
   fprintf(session->out, "certificate of the worst head: %s\n", text_certificate(&info->certificate).at);
 }
 
@@ -108,19 +110,39 @@ static void print_map(cli_session *session, const char *title, const double *val
   }
 }
 
+static char store_mark(pith_dtype store) {
+  switch (store) {
+    case PITH_F32: return 'f';
+    case PITH_BF16: return 'b';
+    case PITH_Q8: return '8';
+    case PITH_Q4: return '4';
+    default: return 'h';
+  }
+}
+
+static void print_stores(cli_session *session, const char *mark, size_t layers, size_t heads) {
+  fputs("store: 8 q8, 4 q4, h f16, b bf16, f f32\n", session->out);
+  for (size_t layer = 0; layer < layers; layer++)
+    fprintf(session->out, "%5zu |%.*s|\n", layer, (int)heads, mark + layer * heads);
+}
+
 void print_heat_map(cli_session *session, const pith_summary *summary) {
   pith_summary_info info = pith_summary_describe(summary);
   size_t count = info.layers * info.heads;
   double *points = allocate_zero(2 * count, sizeof *points), *error = points + count;
+  char *store = allocate_zero(count, 1);
   bool probed = true;
   for (size_t i = 0; i < count; i++) {
     pith_head_view head;
     if (pith_summary_head(session->context, summary, i / info.heads, i % info.heads, &head) != PITH_OK) continue;
     points[i] = (double)head.points;
     error[i] = head.probe_error;
+    store[i] = store_mark(head.store);
     probed = probed && isfinite(head.probe_error);
   }
   print_map(session, "points", points, info.layers, info.heads);
+  print_stores(session, store, info.layers, info.heads);
   if (probed) print_map(session, "probe error", error, info.layers, info.heads);
+  free(store);
   free(points);
 }

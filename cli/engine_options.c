@@ -28,7 +28,8 @@ static bool rope_parse(const char *text, void *group) {
 }
 
 static const cli_choice store_choices[] = {{"f32", PITH_F32}, {"f16", PITH_F16}, {"bf16", PITH_BF16},
-                                           {"q8", PITH_Q8},   {"q4", PITH_Q4},   {NULL, 0}};
+                                           {"q8", PITH_Q8},   {"q4", PITH_Q4},   {"auto", PITH_STORE_AUTO},
+                                           {NULL, 0}};
 static const cli_choice model_choices[] = {
     {"ball", PITH_QUERIES_BALL}, {"gaussian", PITH_QUERIES_GAUSSIAN}, {"samples", PITH_QUERIES_SAMPLES}, {NULL, 0}};
 
@@ -36,9 +37,9 @@ static const cli_choice model_choices[] = {
 
 const cli_option keep_options[] = {
     {"store", 0, OPTION_CHOICE, "TYPE",
-     "type of stored keys and values: f32, f16, bf16, q8 or q4 (integers of 8 or 4 bits, 32 to a scale; default "
-     "f16)",
-     FIELD(store), .choices = store_choices, .later = "auto"},
+     "type of stored keys and values: f32, f16, bf16, q8 or q4 (integers of 8 or 4 bits, 32 to a scale), or auto: of "
+     "f16, q8 and q4 what is best for each head at its bytes, by the recorded queries (default f16)",
+     FIELD(store), .choices = store_choices},
     {"sinks", 0, OPTION_COUNT, "N", "first rows kept exactly (default 4)", FIELD(sinks)},
     {"window", 0, OPTION_COUNT, "N", "last rows kept exactly (default 16)", FIELD(window)},
     {"outliers", 0, OPTION_COUNT, "N|auto", "rows of outstanding kernel weight kept exactly (default 0)",

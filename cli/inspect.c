@@ -1,6 +1,4 @@
 /* inspect.c - pith inspect: what a summary holds and promises. */
-#include <unistd.h>
-
 #include "report.h"
 
 typedef struct inspect_arguments {
@@ -20,7 +18,7 @@ static int run(cli_session *session) {
   } else if (!session->common->quiet) {
     bool many = info.layers * info.heads > 16;
     code = print_heads(session, summary);
-    if (!code && (session->common->verbose || (many && isatty(STDOUT_FILENO)))) print_heat_map(session, summary);
+    if (!code && (session->common->verbose || many)) print_heat_map(session, summary);
     if (!code) print_totals(session, &info);
     if (!code) {
       fprintf(session->out, "softmax scale %g; checksum right", info.scale);
@@ -39,7 +37,8 @@ const cli_command command_inspect = {
     .description =
         "Loads a summary, which checks it against its checksum, and lists its heads: rows that it\n"
         "stands for, points kept, those that are exact rows, bytes, error over held-out queries, and\n"
-        "the certificate. -v adds a map of layers and heads.",
+        "the certificate. Of many heads (with -v: of any) it draws a map of points, stores and errors,\n"
+        "layers down and heads across.",
     .examples =
         "    pith inspect S.safetensors\n"
         "    pith inspect S.safetensors --json | jq .certificate\n",

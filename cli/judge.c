@@ -75,6 +75,7 @@ static int judge_one(cli_session *session, const cli_trial *trial, const judge_r
   options.engine = row->engine;
   options.points = row->size.points ? row->size.points : PITH_UNSET;
   options.ratio = row->size.ratio;
+  options.budget = PITH_BUDGET_EVEN; /* engines beside each other, at the same points in every head */
   char label[64];
   snprintf(label, sizeof label, "%s %s", row->engine, row->size.label);
   progress_label(&session->progress, label);

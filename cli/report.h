@@ -37,7 +37,7 @@ void json_print(json_t *object, FILE *out);
 json_t *json_summary(cli_session *session, const pith_summary *summary);
 int print_heads(cli_session *session, const pith_summary *summary);
 void print_totals(cli_session *session, const pith_summary_info *info);
-/* layers x heads as shades: points, and probe errors where there are probes. */
+/* layers x heads: points as shades, stores, and probe errors as shades where there are probes. */
 void print_heat_map(cli_session *session, const pith_summary *summary);
 
 #endif

@@ -42,6 +42,7 @@ static pith_compress_options defaults(void) {
   pith_compress_options options;
   pith_compress_options_init(&options);
   options.refine = 20;
+  options.budget = PITH_BUDGET_EVEN;
   return options;
 }
 

@@ -18,6 +18,14 @@ typedef enum pith_rope {
 #define PITH_UNSET SIZE_MAX
 #define PITH_CERTIFY_ROWS 8192
 #define PITH_OUTLIERS_AUTO (SIZE_MAX - 1)
+#define PITH_STORE_AUTO ((pith_dtype)0) /* each head's best for its bytes, by its recorded queries */
+
+/* How a total of bytes (ratio or bytes) is spent over heads. */
+typedef enum pith_budget {
+  PITH_BUDGET_AUTO = 0,  /* spread for several heads with recorded queries and a total, else even */
+  PITH_BUDGET_EVEN = 1,  /* the same for every head */
+  PITH_BUDGET_SPREAD = 2 /* where a byte saves most: head weight times mean squared error */
+} pith_budget;
 
 typedef struct pith_compress_options {
   size_t struct_size;
@@ -29,7 +37,11 @@ typedef struct pith_compress_options {
   size_t bytes;  /* total over all heads; 0: not given */
   double eps;    /* the smallest summary whose certificate is at most eps; 0: not given */
 
-  pith_dtype store;  /* f32, f16 or bf16; default f16 */
+  pith_budget budget;
+  const pith_array *head_weights; /* (layers, kv heads): what one unit of squared error in a query head costs; NULL:
+                                     all the same */
+
+  pith_dtype store;  /* f32, f16 or bf16; default f16; or PITH_STORE_AUTO */
   size_t sinks;      /* first rows kept exactly; default 4 */
   size_t window;     /* last rows kept exactly; default 16 */
   size_t outliers;   /* rows of outstanding kernel weight kept exactly; default 0; or PITH_OUTLIERS_AUTO */
@@ -45,7 +57,9 @@ typedef struct pith_compress_options {
   size_t query_start; /* position of the first recorded query; PITH_UNSET: n - m */
   size_t horizon;     /* future queries are asked from n .. n+horizon-1; default 1024 */
   size_t samples;     /* recorded queries that the fit uses per kv head; 0: all */
-  size_t probes;      /* recorded queries held out per kv head; default 192 */
+  size_t probes;      /* recorded queries held out per kv head for its error and certificate; default 192. Where sizes
+                         or stores are chosen by their errors, as many again are held out to choose by, since an
+                         error that was chosen for being small promises nothing */
   size_t refine;      /* nystrom with samples: gradient steps on keys, values and weights; default 300 */
   int certify;        /* ball and gaussian certificates take n^2 time: 0 (default) leaves them out above
                          PITH_CERTIFY_ROWS keys unless eps is given; 1 always works them out */
@@ -71,15 +85,17 @@ PITH_API PITH_CHECK pith_status pith_compress(pith_context *context, const pith_
 
 /* One row of the menu: what a size costs and what it gives. */
 typedef struct pith_plan_row {
-  size_t points;
+  size_t points; /* of the largest head */
   size_t bytes;
   double ratio;
+  double predicted_kl; /* NaN without head weights */
   double mean_error, max_error; /* over probes and heads; NaN without probes */
   pith_certificate certificate; /* of the worst head */
 } pith_plan_row;
 
-/* Fills rows[0 .. *count-1], largest first (*count in: capacity, out: rows written). Budget fields of
- * the options are not read. */
+/* Fills rows[0 .. *count-1], largest first (*count in: capacity, out: rows written): what half of the bytes, a
+ * quarter, an eighth ... would give, spent as the options say (budget, head_weights, store). The four that say how
+ * much are not read. */
 PITH_API PITH_CHECK pith_status pith_plan(pith_context *context, const pith_array *keys, const pith_array *values,
                                           const pith_array *queries, const pith_compress_options *options,
                                           pith_plan_row *rows, size_t *count);

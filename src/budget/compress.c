@@ -26,7 +26,7 @@ void pith_compress_options_init(pith_compress_options *options) {
 /* ---- Checks ---- */
 
 static pith_status check_numbers(pith_context *context, const pith_compress_options *o) {
-  PITH_TRY(pith_store_check(context, o->store, 1, 1));
+  if (o->store != PITH_STORE_AUTO) PITH_TRY(pith_store_check(context, o->store, 1, 1));
   if (!(o->confidence > 0 && o->confidence < 1))
     return pith_fail(context, PITH_E_ARGUMENT, "confidence is %g; it must lie between 0 and 1", o->confidence);
   if (!(o->scale >= 0) || !isfinite(o->scale))
@@ -66,26 +66,25 @@ static pith_status check_budget(pith_context *context, const pith_compress_optio
 
 /* ---- Points per head ---- */
 
-typedef struct shape {
-  size_t layers, heads, n, d, dv, point_bytes;
-} shape;
-
-static shape shape_of(const pith_array *keys, const pith_array *values, pith_dtype store) {
-  pith_array k = pith_array_head(keys, 0, 0), v = pith_array_head(values, 0, 0);
-  size_t d = k.shape[1], dv = v.shape[1];
-  return (shape){
-      pith_array_layers(keys), pith_array_heads(keys), k.shape[0], d, dv, pith_store_point_bytes(store, d, dv)};
+static size_t point_bytes_of(const pith_heads *h, pith_dtype store) {
+  return pith_store_point_bytes(store, h->d, h->dv);
 }
 
-static size_t points_of_ratio(const shape *s, double ratio) {
-  double full = 2.0 * (double)(s->d + s->dv) * (double)s->n;
-  return pith_min_size(s->n, (size_t)(ratio * full / (double)s->point_bytes));
+static size_t full_bytes(const pith_heads *h) { return 2 * (h->d + h->dv) * h->n * h->layers * h->heads; }
+
+/* Store auto counts as f16 where there is nothing to choose it by. */
+static pith_dtype store_of(const pith_compress_options *o) { return o->store == PITH_STORE_AUTO ? PITH_F16 : o->store; }
+
+static size_t points_of_ratio(const pith_heads *h, double ratio) {
+  double bytes = ratio * (double)full_bytes(h) / (double)(h->layers * h->heads);
+  return pith_min_size(h->n, (size_t)(bytes / (double)point_bytes_of(h, store_of(h->options))));
 }
 
-static pith_status points_per_head(pith_context *context, const shape *s, const pith_compress_options *o,
-                                   const pith_engine *engine, size_t *points) {
+static pith_status points_per_head(pith_context *context, const pith_heads *s, size_t *points) {
+  const pith_compress_options *o = s->options;
+  size_t point_bytes = point_bytes_of(s, store_of(o));
   *points = s->n;
-  if (engine == &pith_engine_exact) return PITH_OK;
+  if (s->engine == &pith_engine_exact) return PITH_OK;
   if (o->points != PITH_UNSET) {
     if (o->points > s->n)
       return pith_fail(context, PITH_E_BUDGET, "points: %zu are asked for, but a head has only %zu keys", o->points,
@@ -97,10 +96,10 @@ static pith_status points_per_head(pith_context *context, const shape *s, const 
                        "ratio: %g is more than all keys and values take in f32; give a share of 1 or less", o->ratio);
     *points = points_of_ratio(s, o->ratio);
   } else if (o->bytes > 0) {
-    *points = o->bytes / (s->layers * s->heads) / s->point_bytes;
+    *points = o->bytes / (s->layers * s->heads) / point_bytes;
     if (*points > s->n)
       return pith_fail(context, PITH_E_BUDGET, "bytes: %zu are more than the %zu that all %zu keys of all heads take",
-                       o->bytes, s->layers * s->heads * s->n * s->point_bytes, s->n);
+                       o->bytes, s->layers * s->heads * s->n * point_bytes, s->n);
   }
   size_t exact = pith_min_size(s->n, o->sinks + o->window);
   if (*points < exact || (*points == 0 && s->n > 0))
@@ -108,7 +107,7 @@ static pith_status points_per_head(pith_context *context, const shape *s, const 
                      "budget: %zu points a head are fewer than the %zu rows kept exactly (%zu sinks, window %zu); give "
                      "at least %zu points (%zu bytes in all) or smaller sinks and window",
                      *points, exact, o->sinks, o->window, pith_max_size(exact, 1),
-                     pith_max_size(exact, 1) * s->point_bytes * s->layers * s->heads);
+                     pith_max_size(exact, 1) * point_bytes * s->layers * s->heads);
   return PITH_OK;
 }
 
@@ -116,7 +115,7 @@ static pith_status points_per_head(pith_context *context, const shape *s, const 
 
 static pith_status take_certified(pith_context *context, pith_job *job, size_t points, pith_summary *summary,
                                   bool *met) {
-  PITH_TRY(pith_job_take(context, job, points, job->options->store, summary));
+  PITH_TRY(pith_job_take(context, job, points, store_of(job->options), summary));
   *met = pith_summary_view(summary, job->layer, job->head)->binding.certified;
   return PITH_OK;
 }
@@ -148,22 +147,14 @@ static pith_status search_eps(pith_context *context, pith_job *job, pith_summary
 
 /* ---- All heads ---- */
 
-typedef struct heads {
-  const pith_array *keys, *values, *queries;
-  const pith_compress_options *options;
-  const pith_engine *engine;
-  shape shape;
-} heads;
-
 typedef pith_status (*visitor)(pith_context *context, pith_job *job, void *argument);
 
-static pith_status visit_heads(pith_context *context, const heads *h, visitor visit, void *argument) {
-  size_t count = h->shape.layers * h->shape.heads;
+static pith_status visit_heads(pith_context *context, const pith_heads *h, visitor visit, void *argument) {
+  size_t count = h->layers * h->heads;
   for (size_t i = 0; i < count; i++) {
     PITH_TRY(pith_report(context, "compressing heads", i, count));
     pith_job *job = NULL;
-    PITH_TRY(pith_job_open(context, h->keys, h->values, h->queries, h->options, h->engine, false, i / h->shape.heads,
-                           i % h->shape.heads, &job));
+    PITH_TRY(pith_job_open(context, h, h->options, false, i, &job));
     pith_status status = visit(context, job, argument);
     pith_job_close(context, job);
     PITH_TRY(status);
@@ -171,66 +162,174 @@ static pith_status visit_heads(pith_context *context, const heads *h, visitor vi
   return pith_report(context, "compressing heads", count, count);
 }
 
-static pith_status make_summary(pith_context *context, const heads *h, pith_summary **out) {
-  PITH_TRY(pith_summary_create(context, h->shape.layers, h->shape.heads, out));
+static pith_status make_summary(pith_context *context, const pith_heads *h, pith_summary **out) {
+  PITH_TRY(pith_summary_create(context, h->layers, h->heads, out));
   pith_summary_info *info = &(*out)->info;
   const pith_compress_options *o = h->options;
-  info->scale = o->scale > 0 ? o->scale : 1 / sqrt((double)(h->shape.d ? h->shape.d : 1));
+  info->scale = o->scale > 0 ? o->scale : 1 / sqrt((double)(h->d ? h->d : 1));
   info->seed = o->seed;
   info->folded = o->fold_weights != 0;
+  info->predicted_kl = h->weight ? 0 : NAN;
   (void)snprintf(info->engine, sizeof info->engine, "%s", h->engine->name);
   return PITH_OK;
 }
 
-static pith_status open_heads(pith_context *context, const pith_array *keys, const pith_array *values,
-                              const pith_array *queries, const pith_compress_options *given,
-                              pith_compress_options *options, heads *h) {
-  *h = (heads){.keys = keys, .values = values, .queries = queries, .options = options};
-  PITH_TRY(read_options(context, given, options, &h->engine));
-  PITH_TRY(pith_check_shapes(context, queries, keys, values));
-  h->shape = shape_of(keys, values, options->store);
+/* Head weights as floats, in one block to be released; NULL where none are given. */
+static pith_status read_weights(pith_context *context, const pith_heads *h, float **weight) {
+  const pith_array *given = h->options->head_weights;
+  if (!given) return PITH_OK;
+  if (given->ndim != 2 || given->shape[0] != h->layers || given->shape[1] != h->heads)
+    return pith_fail(
+        context, PITH_E_SHAPE,
+        "head-weights: %zu dimensions, (%zu, %zu); the keys have %zu layers of %zu kv heads, so (%zu, %zu) "
+        "is needed",
+        given->ndim, given->shape[0], given->ndim > 1 ? given->shape[1] : 1, h->layers, h->heads, h->layers, h->heads);
+  size_t count = h->layers * h->heads;
+  *weight = pith_allocate(context, count, sizeof **weight);
+  if (!*weight) return PITH_E_MEMORY;
+  PITH_TRY(pith_array_to_f32(context, given, "head-weights", 1, *weight));
+  for (size_t i = 0; i < count; i++)
+    if ((*weight)[i] < 0)
+      return pith_fail(context, PITH_E_VALUE, "head-weights: layer %zu, head %zu is %g; none may be negative",
+                       i / h->heads, i % h->heads, (double)(*weight)[i]);
   return PITH_OK;
 }
 
+/* *weight is to be released, also after a failure. */
+static pith_status open_heads(pith_context *context, const pith_array *keys, const pith_array *values,
+                              const pith_array *queries, const pith_compress_options *given,
+                              pith_compress_options *options, pith_heads *h, float **weight) {
+  *h = (pith_heads){.keys = keys, .values = values, .queries = queries, .options = options};
+  PITH_TRY(read_options(context, given, options, &h->engine));
+  PITH_TRY(pith_check_shapes(context, queries, keys, values));
+  pith_array k = pith_array_head(keys, 0, 0), v = pith_array_head(values, 0, 0);
+  h->layers = pith_array_layers(keys);
+  h->heads = pith_array_heads(keys);
+  h->group = queries ? pith_array_heads(queries) / h->heads : 0;
+  h->n = k.shape[0];
+  h->d = k.shape[1];
+  h->dv = v.shape[1];
+  pith_status status = read_weights(context, h, weight);
+  h->weight = *weight;
+  return status;
+}
+
+pith_status pith_head_finish(pith_context *context, const pith_heads *heads, const pith_job *job,
+                             pith_summary *summary) {
+  summary->info.query_model = job->model->kind;
+  summary->rho = fmax(summary->rho, job->model->rho);
+  if (!heads->weight) return PITH_OK;
+  double squared = NAN;
+  const pith_head_view *view = pith_summary_view(summary, job->layer, job->head);
+  PITH_TRY(pith_job_met_error(context, job, view, job->model->probe_count, &squared));
+  summary->info.predicted_kl +=
+      2 * (double)heads->group * (double)heads->weight[job->layer * heads->heads + job->head] * squared;
+  return PITH_OK;
+}
+
+/* ---- Every head by itself ---- */
+
 typedef struct compression {
+  const pith_heads *heads;
   size_t points; /* per head; unused with eps */
   pith_summary *summary;
 } compression;
 
 static pith_status compress_head(pith_context *context, pith_job *job, void *argument) {
   compression *c = argument;
-  c->summary->info.query_model = job->model->kind;
-  c->summary->rho = fmax(c->summary->rho, job->model->rho);
-  if (job->options->eps > 0) return search_eps(context, job, c->summary);
-  PITH_TRY(pith_job_prepare(context, job, c->points));
-  return pith_job_take(context, job, c->points, job->options->store, c->summary);
+  if (job->options->eps > 0) {
+    PITH_TRY(search_eps(context, job, c->summary));
+  } else {
+    PITH_TRY(pith_job_prepare(context, job, c->points));
+    PITH_TRY(pith_job_take(context, job, c->points, store_of(job->options), c->summary));
+  }
+  return pith_head_finish(context, c->heads, job, c->summary);
+}
+
+static pith_status compress_evenly(pith_context *context, const pith_heads *h, pith_summary *summary) {
+  compression c = {.heads = h, .summary = summary};
+  if (!(h->options->eps > 0)) PITH_TRY(points_per_head(context, h, &c.points));
+  return visit_heads(context, h, compress_head, &c);
+}
+
+/* ---- A total over all heads ---- */
+
+/* Fewer recorded queries than this leave too few probes to choose by, unless it is asked for. */
+enum { LEAST_QUERIES = 64 };
+
+static bool has_total(const pith_compress_options *o) { return o->ratio > 0 || o->bytes > 0; }
+
+static pith_status total_bytes(pith_context *context, const pith_heads *h, size_t *bytes) {
+  const pith_compress_options *o = h->options;
+  size_t most = h->layers * h->heads * h->n * point_bytes_of(h, store_of(o));
+  if (o->ratio > 2 || o->bytes > most)
+    return pith_fail(context, PITH_E_BUDGET, "budget: more bytes than the %zu that all %zu keys of all heads take",
+                     most, h->n);
+  *bytes = o->bytes > 0 ? o->bytes : (size_t)(o->ratio * (double)full_bytes(h));
+  return PITH_OK;
+}
+
+/* Whether heads are made from menus, and whether a total is spent over them. */
+static pith_status choose_manner(pith_context *context, const pith_heads *h, bool *menus, bool *even) {
+  const pith_compress_options *o = h->options;
+  size_t queries = h->queries ? h->queries->shape[h->queries->ndim - 2] * h->group : 0;
+  bool possible = has_total(o) && queries > 0 && h->engine != &pith_engine_exact;
+  bool likely = possible && queries >= LEAST_QUERIES && h->layers * h->heads > 1;
+  if (o->budget == PITH_BUDGET_SPREAD && !possible)
+    return pith_fail(context, PITH_E_ARGUMENT, "budget: spread needs %s; or use budget even",
+                     !has_total(o)  ? "a total to spend: give ratio or bytes"
+                     : queries == 0 ? "recorded queries to measure errors by: give queries"
+                                    : "an engine that chooses points, which exact does not");
+  if (o->store == PITH_STORE_AUTO && (!possible || queries < LEAST_QUERIES))
+    return pith_fail(context, PITH_E_ARGUMENT,
+                     "store: auto weighs bytes against errors: it needs ratio or bytes, an engine that chooses points, "
+                     "and at least %d recorded queries; else name a store",
+                     LEAST_QUERIES);
+  bool spread = o->budget == PITH_BUDGET_SPREAD || (o->budget == PITH_BUDGET_AUTO && likely);
+  *even = !spread;
+  *menus = spread || o->store == PITH_STORE_AUTO;
+  return PITH_OK;
+}
+
+static pith_status compress_heads(pith_context *context, const pith_heads *h, pith_summary *summary) {
+  bool menus = false, even = true;
+  size_t bytes = 0;
+  PITH_TRY(choose_manner(context, h, &menus, &even));
+  if (!menus) return compress_evenly(context, h, summary);
+  PITH_TRY(total_bytes(context, h, &bytes));
+  return pith_spread(context, h, bytes, even, summary);
+}
+
+static pith_status compress(pith_context *context, const pith_heads *h, pith_summary **out) {
+  pith_summary *summary = NULL;
+  PITH_TRY(check_budget(context, h->options));
+  PITH_TRY(make_summary(context, h, &summary));
+  pith_status status = compress_heads(context, h, summary);
+  if (status < 0) {
+    pith_summary_free(summary);
+    return status;
+  }
+  for (size_t i = 0; i < h->layers * h->heads; i++) /* what is held but not read by attention */
+    summary->info.other_bytes += pith_summary_view(summary, i / h->heads, i % h->heads)->points * (sizeof(int64_t) + 1);
+  *out = summary;
+  return h->options->eps > 0 && !pith_summary_describe(summary).certificate.certified ? PITH_NOT_CERTIFIED : PITH_OK;
 }
 
 pith_status pith_compress(pith_context *context, const pith_array *keys, const pith_array *values,
                           const pith_array *queries, const pith_compress_options *given, pith_summary **out) {
   pith_compress_options options;
-  heads h;
-  compression c = {0};
-  PITH_TRY(open_heads(context, keys, values, queries, given, &options, &h));
-  PITH_TRY(check_budget(context, &options));
-  if (!(options.eps > 0)) PITH_TRY(points_per_head(context, &h.shape, &options, h.engine, &c.points));
-  PITH_TRY(make_summary(context, &h, &c.summary));
-  pith_status status = visit_heads(context, &h, compress_head, &c);
-  if (status < 0) {
-    pith_summary_free(c.summary);
-    return status;
-  }
-  for (size_t i = 0; i < h.shape.layers * h.shape.heads; i++) /* what is held but not read by attention */
-    c.summary->info.other_bytes +=
-        pith_summary_view(c.summary, i / h.shape.heads, i % h.shape.heads)->points * (sizeof(int64_t) + 1);
-  *out = c.summary;
-  return options.eps > 0 && !pith_summary_describe(c.summary).certificate.certified ? PITH_NOT_CERTIFIED : PITH_OK;
+  pith_heads heads;
+  float *weight = NULL;
+  pith_status status = open_heads(context, keys, values, queries, given, &options, &heads, &weight);
+  if (status == PITH_OK) status = compress(context, &heads, out);
+  pith_release(context, weight);
+  return status;
 }
 
 /* ---- The menu ---- */
 
 typedef struct menu {
-  const heads *heads;
+  const pith_heads *heads;
   pith_summary *summary; /* the head in hand, at one size */
   pith_plan_row *rows;
   size_t count;
@@ -238,11 +337,14 @@ typedef struct menu {
 
 static pith_status plan_head(pith_context *context, pith_job *job, void *argument) {
   menu *m = argument;
-  double share = 1.0 / (double)(m->heads->shape.layers * m->heads->shape.heads);
+  double share = 1.0 / (double)(m->heads->layers * m->heads->heads);
   PITH_TRY(pith_job_prepare(context, job, m->rows[0].points));
   for (size_t i = 0; i < m->count; i++) {
     pith_plan_row *row = &m->rows[i];
-    PITH_TRY(pith_job_take(context, job, row->points, job->options->store, m->summary));
+    PITH_TRY(pith_job_take(context, job, row->points, store_of(job->options), m->summary));
+    m->summary->info.predicted_kl = m->heads->weight ? 0 : NAN;
+    PITH_TRY(pith_head_finish(context, m->heads, job, m->summary));
+    row->predicted_kl += m->summary->info.predicted_kl;
     const pith_head_view *view = pith_summary_view(m->summary, job->layer, job->head);
     row->bytes += view->bytes;
     row->mean_error += share * view->probe_error;
@@ -254,23 +356,70 @@ static pith_status plan_head(pith_context *context, pith_job *job, void *argumen
   return PITH_OK;
 }
 
+static void plan_row(const pith_heads *h, pith_summary *summary, pith_plan_row *row) {
+  pith_summary_info info = pith_summary_describe(summary);
+  size_t count = h->layers * h->heads;
+  row->points = info.points;
+  row->bytes = info.bytes;
+  row->predicted_kl = info.predicted_kl;
+  row->certificate = info.certificate;
+  for (size_t i = 0; i < count; i++) {
+    double error = pith_summary_view(summary, i / h->heads, i % h->heads)->probe_error;
+    row->mean_error += error / (double)count;
+    if (!(error <= row->max_error)) row->max_error = error;
+  }
+}
+
+/* Where heads are made from menus, every total is spent by itself. */
+static pith_status plan_menus(pith_context *context, pith_heads *h, bool even, pith_plan_row *rows, size_t *count) {
+  size_t rows_exact = pith_min_size(h->n, h->options->sinks + h->options->window), filled = 0;
+  for (double ratio = 0.5; filled < *count && points_of_ratio(h, ratio) >= pith_max_size(rows_exact, 1); ratio /= 2) {
+    pith_summary *summary = NULL;
+    PITH_TRY(make_summary(context, h, &summary));
+    pith_status status = pith_spread(context, h, (size_t)(ratio * (double)full_bytes(h)), even, summary);
+    rows[filled] = (pith_plan_row){0};
+    if (status == PITH_OK) plan_row(h, summary, &rows[filled++]);
+    pith_summary_free(summary);
+    PITH_TRY(status);
+  }
+  *count = filled;
+  return PITH_OK;
+}
+
+static pith_status plan_points(pith_context *context, const pith_heads *h, pith_plan_row *rows, size_t *count) {
+  menu m = {.heads = h, .rows = rows};
+  size_t least = pith_max_size(pith_min_size(h->n, h->options->sinks + h->options->window), 1);
+  for (double ratio = 0.5; m.count < *count && points_of_ratio(h, ratio) >= least; ratio /= 2)
+    rows[m.count++] = (pith_plan_row){.points = points_of_ratio(h, ratio), .predicted_kl = h->weight ? 0 : NAN};
+  *count = m.count;
+  if (m.count == 0) return PITH_OK;
+  PITH_TRY(make_summary(context, h, &m.summary));
+  pith_status status = visit_heads(context, h, plan_head, &m);
+  pith_summary_free(m.summary);
+  return status;
+}
+
+static pith_status plan(pith_context *context, pith_heads *h, pith_compress_options *options, pith_plan_row *rows,
+                        size_t *count) {
+  bool menus = false, even = true;
+  options->eps = 0;
+  options->bytes = 0;
+  options->ratio = 0.5; /* a total, of which the rows are parts */
+  PITH_TRY(choose_manner(context, h, &menus, &even));
+  PITH_TRY(menus ? plan_menus(context, h, even, rows, count) : plan_points(context, h, rows, count));
+  for (size_t i = 0; i < *count; i++)
+    rows[i].ratio = full_bytes(h) > 0 ? (double)rows[i].bytes / (double)full_bytes(h) : 0;
+  return PITH_OK;
+}
+
 pith_status pith_plan(pith_context *context, const pith_array *keys, const pith_array *values,
                       const pith_array *queries, const pith_compress_options *given, pith_plan_row *rows,
                       size_t *count) {
   pith_compress_options options;
-  heads h;
-  PITH_TRY(open_heads(context, keys, values, queries, given, &options, &h));
-  options.eps = 0;
-  menu m = {.heads = &h, .rows = rows};
-  size_t least = pith_max_size(pith_min_size(h.shape.n, options.sinks + options.window), 1);
-  for (double ratio = 0.5; m.count < *count && points_of_ratio(&h.shape, ratio) >= least; ratio /= 2)
-    rows[m.count++] = (pith_plan_row){.points = points_of_ratio(&h.shape, ratio)};
-  *count = m.count;
-  if (m.count == 0) return PITH_OK;
-  PITH_TRY(make_summary(context, &h, &m.summary));
-  pith_status status = visit_heads(context, &h, plan_head, &m);
-  pith_summary_free(m.summary);
-  double full = 2.0 * (double)((h.shape.d + h.shape.dv) * h.shape.n * h.shape.layers * h.shape.heads);
-  for (size_t i = 0; i < m.count; i++) rows[i].ratio = full > 0 ? (double)rows[i].bytes / full : 0;
+  pith_heads heads;
+  float *weight = NULL;
+  pith_status status = open_heads(context, keys, values, queries, given, &options, &heads, &weight);
+  if (status == PITH_OK) status = plan(context, &heads, &options, rows, count);
+  pith_release(context, weight);
   return status;
 }

@@ -136,16 +136,15 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
   return pith_attend_rows(context, &rows, job->model->probes, job->model->probe_count, job->probe_answers);
 }
 
-pith_status pith_job_open(pith_context *context, const pith_array *keys, const pith_array *values,
-                          const pith_array *queries, const pith_compress_options *options, const pith_engine *engine,
-                          bool choose, size_t layer, size_t head, pith_job **out) {
+pith_status pith_job_open(pith_context *context, const pith_heads *heads, const pith_compress_options *options,
+                          bool choose, size_t index, pith_job **out) {
   pith_job *job = pith_allocate_zero(context, 1, sizeof *job);
   if (!job) return PITH_E_MEMORY;
   job->options = options;
-  job->engine = engine;
-  job->layer = layer;
-  job->head = head;
-  pith_status status = open_job(context, keys, values, queries, choose, job);
+  job->engine = heads->engine;
+  job->layer = index / heads->heads;
+  job->head = index % heads->heads;
+  pith_status status = open_job(context, heads->keys, heads->values, heads->queries, choose, job);
   if (status < 0)
     pith_job_close(context, job);
   else
@@ -310,7 +309,12 @@ pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, p
   }
   if (status == PITH_OK && job->options->fold_weights) {
     double before = view->probe_error;
-    status = pith_fold_weights(context, job->model, chosen->keys, chosen->log_weight, chosen->count);
+    chosen->count = 0;
+    job->problem.fold = true; /* the engine folds what it can refit afterwards; the rest is folded as it is */
+    status = choose_points(context, job, points, chosen, &exact);
+    job->problem.fold = false;
+    if (status == PITH_OK)
+      status = pith_fold_weights(context, job->model, chosen->keys, chosen->log_weight, chosen->count);
     if (status == PITH_OK) status = store_points(context, job, chosen, exact, store, summary);
     if (status == PITH_OK) status = finish_head(context, job, view);
     view->fold_error = view->probe_error - before;

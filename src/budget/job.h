@@ -6,6 +6,15 @@
 #include "summary/engine.h"
 #include "summary/summary.h"
 
+/* What is to be compressed, and how. */
+typedef struct pith_heads {
+  const pith_array *keys, *values, *queries; /* queries: NULL without */
+  const pith_compress_options *options;
+  const pith_engine *engine;
+  const float *weight; /* (layers, heads): head weights; NULL: none were given */
+  size_t layers, heads, group, n, d, dv;
+} pith_heads;
+
 typedef struct pith_job {
   const pith_compress_options *options;
   const pith_engine *engine;
@@ -21,11 +30,10 @@ typedef struct pith_job {
   size_t most;
 } pith_job;
 
-/* Reads the head's rows and builds its query model. `choose`: as many probes again are held out to choose by.
- * The options must outlive the job. */
-pith_status pith_job_open(pith_context *context, const pith_array *keys, const pith_array *values,
-                          const pith_array *queries, const pith_compress_options *options, const pith_engine *engine,
-                          bool choose, size_t layer, size_t head, pith_job **out);
+/* Reads the rows of head `index` (layer * heads + head) and builds its query model. `choose`: as many probes again
+ * are held out to choose by. `options` may differ from those of the heads, and must outlive the job. */
+pith_status pith_job_open(pith_context *context, const pith_heads *heads, const pith_compress_options *options,
+                          bool choose, size_t index, pith_job **out);
 void pith_job_close(pith_context *context, pith_job *job);
 
 /* Rows kept exactly; a summary has at least as many points (all rows when there are fewer). */
@@ -50,8 +58,13 @@ pith_status pith_job_meet(pith_context *context, const pith_job *job, const floa
 pith_status pith_job_met_error(pith_context *context, const pith_job *job, const pith_head_view *view, size_t count,
                                double *squared);
 
-/* Writes log-weights into keys: k += log w * u with <q, u> = 1 on average over the fit queries. */
-pith_status pith_fold_weights(pith_context *context, const pith_query_model *model, float *keys, float *log_weight,
-                              size_t points);
+/* Makes all heads within a total of bytes, which is spent over them (even: each head by itself gets an equal part).
+ * Each head's options are tried on probes held out for that. Errors of the last lines of the total: up to the
+ * bytes of a point are left over unless every head is kept whole. */
+pith_status pith_spread(pith_context *context, const pith_heads *heads, size_t bytes, bool even, pith_summary *summary);
+
+/* Takes what is there of a head into account: rho, and its part of predicted_kl if there are head weights. */
+pith_status pith_head_finish(pith_context *context, const pith_heads *heads, const pith_job *job,
+                             pith_summary *summary);
 
 #endif

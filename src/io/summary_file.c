@@ -150,6 +150,8 @@ static pith_status check_summary(pith_context *context, const char *name, const 
     return pith_fail(context, PITH_E_FORMAT, "%s: scale: %g is not positive and finite", name, info->scale);
   if (!isfinite(summary->rho) || summary->rho < 0)
     return pith_fail(context, PITH_E_FORMAT, "%s: rho: %g is negative or not finite", name, summary->rho);
+  if (info->predicted_kl < 0)
+    return pith_fail(context, PITH_E_FORMAT, "%s: predicted_kl: %g is negative", name, info->predicted_kl);
   for (size_t i = 0; i < info->layers * info->heads; i++) PITH_TRY(check_head(context, name, summary, i));
   return PITH_OK;
 }
@@ -246,7 +248,8 @@ static bool describe_summary(json_t *metadata, const pith_summary *summary) {
               pith_text_set_count(metadata, "", "folded", info->folded != 0) &&
               pith_text_set_count(metadata, "", "layers", info->layers) &&
               pith_text_set_count(metadata, "", "heads", info->heads) &&
-              pith_text_set_count(metadata, "", "other_bytes", info->other_bytes);
+              pith_text_set_count(metadata, "", "other_bytes", info->other_bytes) &&
+              (isnan(info->predicted_kl) || pith_text_set_number(metadata, "", "predicted_kl", info->predicted_kl));
   if (any_q4(summary))
     done = done && pith_text_set_count(metadata, "", "d", summary->slot[0].view.d) &&
            pith_text_set_count(metadata, "", "dv", summary->slot[0].view.dv);
@@ -374,6 +377,7 @@ static pith_status read_info(pith_context *context, const pith_file *file, pith_
   PITH_TRY(pith_text_count(context, file, "", "other_bytes", SIZE_MAX, &info->other_bytes));
   PITH_TRY(pith_text_number(context, file, "", "scale", &info->scale));
   PITH_TRY(pith_text_number(context, file, "", "rho", &summary->rho));
+  PITH_TRY(pith_text_error(context, file, "", "predicted_kl", &info->predicted_kl));
   info->seed = seed;
   info->folded = (int)folded;
   (void)snprintf(info->engine, sizeof info->engine, "%s", engine);
@@ -414,8 +418,7 @@ pith_status pith_summary_parse(pith_context *context, pith_file *file, pith_summ
   PITH_TRY(pith_text_count(context, file, "", "layers", file->tensor_count, &layers));
   PITH_TRY(pith_text_count(context, file, "", "heads", file->tensor_count, &heads));
   if (__builtin_mul_overflow(layers, heads, &tensors) ||
-      __builtin_mul_overflow(tensors, (size_t)PLAIN_PARTS, &tensors) || tensors == 0 ||
-      tensors > file->tensor_count)
+      __builtin_mul_overflow(tensors, (size_t)PLAIN_PARTS, &tensors) || tensors == 0 || tensors > file->tensor_count)
     return pith_fail(context, PITH_E_FORMAT, "%s: %zu tensors; %zu layers of %zu heads have at least %d each",
                      file->name, file->tensor_count, layers, heads, PLAIN_PARTS);
   pith_summary *summary = NULL;

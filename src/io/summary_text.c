@@ -121,8 +121,8 @@ pith_status pith_text_number(pith_context *context, const pith_file *file, const
   return PITH_OK;
 }
 
-static pith_status read_error(pith_context *context, const pith_file *file, const char *prefix, const char *key,
-                              double *error) {
+pith_status pith_text_error(pith_context *context, const pith_file *file, const char *prefix, const char *key,
+                            double *error) {
   *error = NAN;
   return find(file, prefix, key) ? pith_text_number(context, file, prefix, key, error) : PITH_OK;
 }
@@ -158,8 +158,8 @@ static pith_status read_certificate(pith_context *context, const pith_file *file
 
 pith_status pith_text_head(pith_context *context, const pith_file *file, const char *prefix, pith_head_view *view) {
   PITH_TRY(pith_text_count(context, file, prefix, "source_rows", SIZE_MAX, &view->source_rows));
-  PITH_TRY(read_error(context, file, prefix, "probe_error", &view->probe_error));
-  PITH_TRY(read_error(context, file, prefix, "fold_error", &view->fold_error));
+  PITH_TRY(pith_text_error(context, file, prefix, "probe_error", &view->probe_error));
+  PITH_TRY(pith_text_error(context, file, prefix, "fold_error", &view->fold_error));
   PITH_TRY(read_certificate(context, file, prefix, "certificate", &view->binding));
   PITH_TRY(read_certificate(context, file, prefix, "certificate.ball", &view->ball));
   PITH_TRY(read_certificate(context, file, prefix, "certificate.gaussian", &view->gaussian));

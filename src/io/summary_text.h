@@ -20,6 +20,9 @@ pith_status pith_text_count(pith_context *context, const pith_file *file, const 
                             size_t most, size_t *count);
 pith_status pith_text_number(pith_context *context, const pith_file *file, const char *prefix, const char *key,
                              double *number);
+/* NaN where it is missing. */
+pith_status pith_text_error(pith_context *context, const pith_file *file, const char *prefix, const char *key,
+                            double *error);
 pith_status pith_text_head(pith_context *context, const pith_file *file, const char *prefix, pith_head_view *view);
 
 #endif

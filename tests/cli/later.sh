@@ -1,7 +1,4 @@
 # Options that the command line reserves for later versions are refused, not ignored.
-try compress --keys "$DATA/k.npy" --values "$DATA/v.npy" --points 50 --budget spread -o S.safetensors
-try compress --keys "$DATA/k.npy" --values "$DATA/v.npy" --points 50 --head-weights W.npy -o S.safetensors
-try compress --keys "$DATA/k.npy" --values "$DATA/v.npy" --points 50 --store auto -o S.safetensors
 try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --eps 0.1 -o A.npy
 try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --global 0,1 -o A.npy
 try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --block-mask M.npy -o A.npy

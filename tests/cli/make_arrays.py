@@ -25,6 +25,8 @@ def unit(*shape):
 save("k", unit(200, 16)), save("v", unit(200, 16)), save("q", 4 * unit(150, 16)), save("new", 4 * unit(40, 16))
 save("k4", normal(2, 2, 200, 8)), save("v4", normal(2, 2, 200, 6))
 save("q4", normal(2, 4, 200, 8)), save("new4", normal(2, 4, 30, 8))
+save("w4", np.array([[1.0, 0.01], [0.01, 0.0]], np.float32)), save("w_wrong", np.ones((3, 2), np.float32))
+save("w_negative", np.array([[1.0, -1.0], [0.0, 0.0]], np.float32))
 save("k16", normal(200, 16).astype(np.float16)), save("kf", np.asfortranarray(normal(200, 16)))
 save("odd_k", normal(64, 7)), save("odd_v", normal(64, 7)), save("odd_q", normal(64, 7))
 save("big_k", 3 * normal(200, 16))
