@@ -2,6 +2,7 @@
 #include "attention.h"
 #include "pith/compress.h"
 #include "pith/file.h"
+#include "store.h"
 #include "summary/store.h"
 #include "summary/summary.h"
 #include "test.h"
@@ -17,24 +18,14 @@ static double *doubles(size_t count) {
   return out;
 }
 
-/* x times the Hadamard matrix over sqrt(width), by its definition; a copy where the width is no power of two. */
-static void reference_turn(const double *x, size_t width, double *out) {
-  bool turned = width > 1 && (width & (width - 1)) == 0;
-  for (size_t i = 0; i < width; i++) {
-    out[i] = turned ? 0 : x[i];
-    for (size_t j = 0; turned && j < width; j++)
-      out[i] += (__builtin_popcountll(i & j) % 2 ? -x[j] : x[j]) / sqrt((double)width);
-  }
-}
-
-/* The row as docs/format.md reads it, in double and without turning back. */
-static void reference_read(pith_dtype store, const unsigned char *row, const uint16_t *scales, size_t width,
-                           double *out) {
-  static const int levels[] = {-127, -100, -80, -62, -48, -34, -21, -9, 2, 14, 25, 36, 50, 65, 83, 108};
-  for (size_t i = 0; i < width; i++) {
-    int level = store == PITH_Q8 ? (signed char)row[i] : levels[i % 2 ? row[i / 2] / 16 : row[i / 2] % 16];
-    out[i] = level * (double)pith_f16_to_f32(scales[i / 32]);
-  }
+/* One stored row in double, and before it was turned back. */
+static void read_row(pith_dtype store, const unsigned char *row, const uint16_t *scales, size_t width, double *turned,
+                     double *out) {
+  double *scale = doubles(pith_scales(width));
+  for (size_t i = 0; i < pith_scales(width); i++) scale[i] = (double)pith_f16_to_f32(scales[i]);
+  reference_store_read(store == PITH_Q8 ? 8 : 4, row, scale, width, turned);
+  reference_turn(turned, width, out);
+  free(scale);
 }
 
 typedef struct stored {
@@ -111,11 +102,11 @@ static double even_steps(const double *x, size_t count) {
 
 /* q8: every number within half a step. q4: every number at its nearest level. */
 static void check_block(pith_dtype dtype, const double *x, const double *y, size_t count, double scale, double slack) {
-  static const int levels[] = {-127, -100, -80, -62, -48, -34, -21, -9, 2, 14, 25, 36, 50, 65, 83, 108};
   for (size_t i = 0; i < count; i++) {
     double error = fabs(x[i] - y[i]);
     if (dtype == PITH_Q8) assert_true(error <= 0.5 * fabs(scale) + slack);
-    for (size_t l = 0; dtype == PITH_Q4 && l < 16; l++) assert_true(error <= fabs(x[i] - levels[l] * scale) + slack);
+    for (size_t l = 0; dtype == PITH_Q4 && l < 16; l++)
+      assert_true(error <= fabs(x[i] - reference_levels[l] * scale) + slack);
   }
 }
 
@@ -136,7 +127,7 @@ static void test_rounding(void **state) {
         reference_turn(row, width, turned);
         double slack = 0; /* of turning in f32 */
         for (size_t i = 0; i < width; i++) slack = fmax(slack, 16 * UNIT * fabs(row[i]));
-        reference_read(quantised[s], kept.rows + r * kept.bytes, kept.scales + r * kept.each, width, read);
+        read_row(quantised[s], kept.rows + r * kept.bytes, kept.scales + r * kept.each, width, read, unturned);
         for (size_t i = 0; i < width; i += 32) {
           size_t count = pith_min_size(32, width - i);
           double scale = pith_f16_to_f32(kept.scales[r * kept.each + i / 32]);
@@ -145,7 +136,6 @@ static void test_rounding(void **state) {
           for (size_t j = i; j < i + count; j++) ours += pow(turned[j] - read[j], 2);
           plain += even_steps(turned + i, count);
         }
-        reference_turn(read, width, unturned);
         double size = 0;
         for (size_t i = 0; i < width; i++) size = fmax(size, fabs(read[i]));
         for (size_t i = 0; i < width; i++)
@@ -216,10 +206,8 @@ static void check_kernel(pith_context *context, const pith_kernels *table, pith_
   for (size_t i = 0; i < group * d; i++) query64[i] = queries[i];
   for (size_t i = 0; i < n; i++) {
     weight64[i] = log_weight[i];
-    reference_read(dtype, k.rows + i * k.bytes, k.scales + i * k.each, d, row);
-    reference_turn(row, d, key64 + i * d);
-    reference_read(dtype, v.rows + i * v.bytes, v.scales + i * v.each, dv, row);
-    reference_turn(row, dv, value64 + i * dv);
+    read_row(dtype, k.rows + i * k.bytes, k.scales + i * k.each, d, row, key64 + i * d);
+    read_row(dtype, v.rows + i * v.bytes, v.scales + i * v.each, dv, row, value64 + i * dv);
   }
   reference_attention(query64, group, key64, value64, weights ? weight64 : NULL, n, d, dv, 1, mask, exact);
 
@@ -407,8 +395,7 @@ typedef struct real_heads {
 static pith_array open_array(pith_context *context, const char *name, pith_file **file) {
   char path[1024];
   pith_array array;
-  (void)snprintf(path, sizeof path, "%.*s../examples/data/text-%s.npy",
-                 (int)(strrchr(__FILE__, '/') + 1 - (char *)(uintptr_t)__FILE__), __FILE__, name);
+  (void)snprintf(path, sizeof path, PITH_ROOT "/examples/data/text-%s.npy", name);
   assert_ok(context, pith_npy_open(context, path, file, &array));
   array.shape[0] = 2;
   return array;

@@ -156,19 +156,19 @@ ALWAYS_INLINE void tile_logits(enum storage storage, int width, const float *con
     UNROLL for (int i = 0; i < LANES; i++) sum[i] = v_zero();
     size_t column = 0;
     for (; column + LANES <= d; column += LANES) {
-      vector part[LANES];
-      UNROLL for (int k = 0; k < step; k++) part[k] = load_row(storage, key[k], scale[k], column);
-      UNROLL for (int q = 0; q < width; q++) {
-        vector asked = v_load(query[q] + column);
-        UNROLL for (int k = 0; k < step; k++) sum[k * width + q] = v_fma(part[k], asked, sum[k * width + q]);
+      vector asked[PITH_MAX_GROUP];
+      UNROLL for (int q = 0; q < width; q++) asked[q] = v_load(query[q] + column);
+      UNROLL for (int k = 0; k < step; k++) {
+        vector part = load_row(storage, key[k], scale[k], column);
+        UNROLL for (int q = 0; q < width; q++) sum[k * width + q] = v_fma(part, asked[q], sum[k * width + q]);
       }
     }
     if (column < d) {
-      vector part[LANES];
-      UNROLL for (int k = 0; k < step; k++) part[k] = load_row_end(storage, key[k], scale[k], column, d - column);
-      UNROLL for (int q = 0; q < width; q++) {
-        vector asked = v_load_part(query[q] + column, d - column);
-        UNROLL for (int k = 0; k < step; k++) sum[k * width + q] = v_fma(part[k], asked, sum[k * width + q]);
+      vector asked[PITH_MAX_GROUP];
+      UNROLL for (int q = 0; q < width; q++) asked[q] = v_load_part(query[q] + column, d - column);
+      UNROLL for (int k = 0; k < step; k++) {
+        vector part = load_row_end(storage, key[k], scale[k], column, d - column);
+        UNROLL for (int q = 0; q < width; q++) sum[k * width + q] = v_fma(part, asked[q], sum[k * width + q]);
       }
     }
     vector all = v_sum_each(sum);
