@@ -3,6 +3,13 @@
 
 #include "lm/weights.h"
 
+/* Asks for what is multiplied some blocks later: rows follow each other in memory, and without this the first
+ * product waits for every page anew. Asking beyond the end is harmless. */
+static inline void prefetch(const unsigned char *at) {
+  enum { AHEAD = 2048 };
+  _mm_prefetch((const char *)((uintptr_t)at + AHEAD), _MM_HINT_T0);
+}
+
 static inline __m512 load(const float *from) { return _mm512_loadu_ps(from); }
 
 static inline __m512 widen_f16(const unsigned char *from) {
@@ -17,7 +24,7 @@ static inline __m512 widen_i8(const unsigned char *from) {
 static inline __m512 scale(const unsigned char *at) {
   uint16_t bits;
   memcpy(&bits, at, sizeof bits);
-  return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+  return _mm512_cvtph_ps(_mm256_set1_epi16((int16_t)bits));
 }
 
 static void times_f32(const unsigned char *row, size_t row_bytes, size_t rows, const float *x, size_t columns,
@@ -41,6 +48,7 @@ static void times_f16(const unsigned char *row, size_t row_bytes, size_t rows, c
     __m512 sum = _mm512_setzero_ps(), other = _mm512_setzero_ps();
     size_t i = 0;
     for (; i + 32 <= columns; i += 32) {
+      prefetch(row + 2 * i);
       sum = _mm512_fmadd_ps(widen_f16(row + 2 * i), load(x + i), sum);
       other = _mm512_fmadd_ps(widen_f16(row + 2 * i + 32), load(x + i + 16), other);
     }
@@ -60,13 +68,13 @@ static void times_q8_0(const unsigned char *row, size_t row_bytes, size_t rows, 
                        float *out) {
   for (size_t r = 0; r < rows; r++, row += row_bytes) {
     const unsigned char *block = row;
-    __m512 sum = _mm512_setzero_ps(), other = _mm512_setzero_ps();
+    __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < columns; i += 32, block += 34) {
-      const __m512 d = scale(block);
-      sum = _mm512_fmadd_ps(_mm512_mul_ps(widen_i8(block + 2), d), load(x + i), sum);
-      other = _mm512_fmadd_ps(_mm512_mul_ps(widen_i8(block + 18), d), load(x + i + 16), other);
+      prefetch(block);
+      const __m512 first = _mm512_mul_ps(widen_i8(block + 2), load(x + i));
+      sum = _mm512_fmadd_ps(scale(block), _mm512_fmadd_ps(widen_i8(block + 18), load(x + i + 16), first), sum);
     }
-    out[r] = _mm512_reduce_add_ps(_mm512_add_ps(sum, other));
+    out[r] = _mm512_reduce_add_ps(sum);
   }
 }
 
@@ -84,8 +92,10 @@ static void times_q4_0(const unsigned char *row, size_t row_bytes, size_t rows, 
   for (size_t r = 0; r < rows; r++, row += row_bytes) {
     const unsigned char *block = row;
     __m512 sum = _mm512_setzero_ps(), other = _mm512_setzero_ps();
-    for (size_t i = 0; i < columns; i += 32, block += 18)
+    for (size_t i = 0; i < columns; i += 32, block += 18) {
+      prefetch(block);
       times_block_q4(_mm512_mul_ps(levels, scale(block)), block + 2, x + i, &sum, &other);
+    }
     out[r] = _mm512_reduce_add_ps(_mm512_add_ps(sum, other));
   }
 }
@@ -96,8 +106,14 @@ static void times_q4_1(const unsigned char *row, size_t row_bytes, size_t rows, 
   for (size_t r = 0; r < rows; r++, row += row_bytes) {
     const unsigned char *block = row;
     __m512 sum = _mm512_setzero_ps(), other = _mm512_setzero_ps();
-    for (size_t i = 0; i < columns; i += 32, block += 20)
-      times_block_q4(_mm512_fmadd_ps(levels, scale(block), scale(block + 2)), block + 4, x + i, &sum, &other);
+    for (size_t i = 0; i < columns; i += 32, block += 20) {
+      prefetch(block);
+      int32_t both; /* d and m, in alternating lanes */
+      memcpy(&both, block, sizeof both);
+      const __m512 scales = _mm512_cvtph_ps(_mm256_set1_epi32(both));
+      const __m512 weights = _mm512_fmadd_ps(levels, _mm512_moveldup_ps(scales), _mm512_movehdup_ps(scales));
+      times_block_q4(weights, block + 4, x + i, &sum, &other);
+    }
     out[r] = _mm512_reduce_add_ps(_mm512_add_ps(sum, other));
   }
 }
