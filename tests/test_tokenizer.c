@@ -279,7 +279,7 @@ typedef struct twin {
 /* Rank of what a and b make together; SIZE_MAX: nothing. */
 static size_t twin_rank(const twin *t, const char *a, const char *b) {
   char joined[2 * TWIN_TEXT + 1];
-  (void)snprintf(joined, sizeof joined, "%s%s", a, b);
+  (void)snprintf(joined, sizeof joined, "%.*s%.*s", TWIN_TEXT, a, TWIN_TEXT, b);
   for (size_t i = 0; i < t->count; i++)
     if (t->by_text ? !strcmp(joined, t->text[i]) : !strcmp(a, t->left[i]) && !strcmp(b, t->right[i])) return t->rank[i];
   return SIZE_MAX;
