@@ -41,7 +41,7 @@ typedef struct pith_compress_options {
   const pith_array *head_weights; /* (layers, kv heads): what one unit of squared error in a query head costs; NULL:
                                      all the same */
 
-  pith_dtype store;  /* f32, f16 or bf16; default f16; or PITH_STORE_AUTO */
+  pith_dtype store;  /* f32, f16, bf16, q8 or q4; default f16; or PITH_STORE_AUTO */
   size_t sinks;      /* first rows kept exactly; default 4 */
   size_t window;     /* last rows kept exactly; default 16 */
   size_t outliers;   /* rows of outstanding kernel weight kept exactly; default 0; or PITH_OUTLIERS_AUTO */
