@@ -8,15 +8,14 @@
 #include "command.h"
 
 extern const cli_command command_compress, command_attend, command_compare, command_inspect, command_merge,
-    command_coreset, command_completion;
+    command_coreset, command_lm, command_completion;
 
-const cli_command *const commands[] = {&command_compress,   &command_attend,
-                                       &command_compare,    &command_inspect,
-                                       &command_merge,
+const cli_command *const commands[] = {&command_compress, &command_attend,     &command_compare,
+                                       &command_inspect,  &command_merge,
 #ifdef PITH_WITH_CORESET
                                        &command_coreset,
 #endif
-                                       &command_completion, NULL};
+                                       &command_lm,       &command_completion, NULL};
 
 const cli_command *command_find(const char *name) {
   for (size_t i = 0; commands[i]; i++)
@@ -34,8 +33,8 @@ static void pin_blas(char **argv) {
   setenv("OPENBLAS_CORETYPE", core, 1);
   setenv("OPENBLAS_NUM_THREADS", "1", 1);
   setenv("OMP_WAIT_POLICY", "passive", 0); /* threads that spin while they wait starve others on a busy machine */
-  setenv("PITH_BLAS_PINNED", "1", 1); /* were the first variable lost, this ends the loop */
-  execv("/proc/self/exe", argv);      /* comes back only where there is no /proc: then without the pin */
+  setenv("PITH_BLAS_PINNED", "1", 1);      /* were the first variable lost, this ends the loop */
+  execv("/proc/self/exe", argv);           /* comes back only where there is no /proc: then without the pin */
 #else
   (void)argv;
 #endif

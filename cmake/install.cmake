@@ -7,6 +7,7 @@ if(TARGET pith)
     COMMAND sh -c "\"$1\" completion bash > \"$2\"" sh $<TARGET_FILE:pith> ${completion})
   add_custom_target(completion ALL DEPENDS ${completion})
   install(TARGETS pith RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(FILES models/byte-lm-3m-f16.gguf DESTINATION ${CMAKE_INSTALL_DATADIR}/pith) # what `pith lm` runs by default
   install(FILES ${completion} DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
 
   find_program(SCDOC scdoc)

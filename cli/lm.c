@@ -1,0 +1,112 @@
+/* lm.c - pith lm: language models on compressed caches. */
+#include "lm.h"
+
+#include <string.h>
+
+#define FIELD(member) .offset = offsetof(lm_arguments, member)
+
+static const cli_option input_options[] = {
+    {"model", 0, OPTION_FILE, "M.gguf", "the model (default: $PITH_MODEL, or the byte-level model that pith ships)",
+     FIELD(model)},
+    {"text", 0, OPTION_FILE, "FILE", "perplexity, dump: the text; generate: the prompt", FIELD(text)},
+    {"context", 0, OPTION_COUNT, "N", "tokens of a piece of text (default 2048, or fewer if the model takes fewer)",
+     FIELD(context), .least = 2},
+    {"prefix", 0, OPTION_COUNT, "P", "perplexity: the first tokens of a piece, which are compressed (default 3/4)",
+     FIELD(prefix), .least = 1},
+    {"chunks", 0, OPTION_COUNT, "C", "perplexity: pieces, one after another (default 1)", FIELD(chunks), .least = 1},
+    {"cases", 0, OPTION_FILE, "F.jsonl", "recall: a case a line, {\"prefix\": ..., \"query\": ..., \"answer\": ...}",
+     FIELD(cases)},
+    {.name = NULL}};
+
+static const cli_option generate_options[] = {
+    {"prompt", 0, OPTION_TEXT, "TEXT", "what the text begins with; control tokens written in it are recognised",
+     FIELD(prompt)},
+    {"tokens", 0, OPTION_COUNT, "N", "tokens at most (default 128)", FIELD(tokens), .least = 1},
+    {"temperature", 0, OPTION_REAL, "T", "draw tokens at this temperature (default 0: always the most likely one)",
+     FIELD(temperature)},
+    {"top-k", 0, OPTION_COUNT, "K", "draw among the K most likely tokens only", FIELD(top_k), .least = 1},
+    {.name = NULL}};
+
+static const cli_choice mode_choices[] = {{"oneshot", 0}, {NULL, 0}};
+static const cli_choice store_choices[] = {{"f32", PITH_F32}, {"f16", PITH_F16}, {"bf16", PITH_BF16},
+                                           {"q8", PITH_Q8},   {"q4", PITH_Q4},   {"auto", PITH_STORE_AUTO},
+                                           {NULL, 0}};
+static const cli_choice budget_choices[] = {{"even", PITH_BUDGET_EVEN}, {"spread", PITH_BUDGET_SPREAD}, {NULL, 0}};
+
+static const cli_option cache_options[] = {
+    {"engine", 0, OPTION_NAME, "NAME", "how points are chosen (default nystrom); names below", FIELD(options.engine),
+     .list = pith_engine_name, .list_help = pith_engine_help},
+    {"ratio", 0, OPTION_REAL, "R", "share of the prefix's f16 bytes that is kept: 0.25 or 1/4", FIELD(options.ratio),
+     .open = true},
+    {"budget", 0, OPTION_CHOICE, "HOW",
+     "how bytes are spent over heads: spread, where a byte saves most (default for nystrom), or even", FIELD(budget),
+     .choices = budget_choices},
+    {"store", 0, OPTION_CHOICE, "TYPE",
+     "type of stored keys and values: f32, f16, bf16, q8, q4, or auto, what is best for each head (default: auto for "
+     "nystrom, else f16)",
+     FIELD(store), .choices = store_choices},
+    {"mode", 0, OPTION_CHOICE, "MODE", "oneshot (default): the whole prefix is compressed at once", FIELD(mode),
+     .choices = mode_choices, .later = "stream"},
+    {"sinks", 0, OPTION_COUNT, "N", "first tokens kept exactly (default 4)", FIELD(options.sinks)},
+    {"window", 0, OPTION_COUNT, "N", "last tokens of the prefix kept exactly (default 16)", FIELD(options.window)},
+    {"horizon", 0, OPTION_COUNT, "N", "queries will be asked from the next N positions (default 1024)",
+     FIELD(options.horizon), .least = 1},
+    {"samples", 0, OPTION_COUNT, "N", "recorded queries that the fit uses per head, 0 for all (default 0)",
+     FIELD(options.samples)},
+    {"refine", 0, OPTION_COUNT, "N", "nystrom: gradient steps on keys, values and weights, 0 for none (default 300)",
+     FIELD(options.refine)},
+    {.name = NULL}};
+
+static const cli_option output_options[] = {
+    {"output", 'o', OPTION_FILE, "DIR", "dump: the folder for q.npy, k.npy, v.npy and head_weights.npy", FIELD(output)},
+    {.name = NULL}};
+
+static const cli_group groups[] = {{"Model and text", input_options, 0}, {"Cache", cache_options, 0},
+                                   {"Generate", generate_options, 0},    {"Output", output_options, 0},
+                                   {"Common", common_options, 0},        {.title = NULL}};
+
+static void defaults(void *arguments) {
+  lm_arguments *chosen = arguments;
+  chosen->chunks = 1;
+  chosen->tokens = 128;
+  chosen->budget = chosen->store = UNSET_CHOICE;
+  pith_compress_options_init(&chosen->options);
+}
+
+static int run(cli_session *session) {
+  static const struct {
+    const char *word;
+    int (*run)(cli_session *session);
+  } words[] = {{"perplexity", lm_perplexity}, {"recall", lm_recall}, {"generate", lm_generate}, {"dump", lm_dump}};
+  ((lm_arguments *)session->arguments)->options.seed = session->common->seed;
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    if (!strcmp(session->operands[0], words[i].word)) return words[i].run(session);
+  return usage_error(session->command, "unknown word '%s'; there are: perplexity, recall, generate, dump",
+                     session->operands[0]);
+}
+
+const cli_command command_lm = {
+    .name = "lm",
+    .summary = "run language models on compressed caches",
+    .usage =
+        "perplexity~--text~FILE~(--ratio~R~| --engine~exact) | recall~--cases~F.jsonl~(--ratio~R~| --engine~exact) | "
+        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | dump~--text~FILE~-o~DIR [OPTION]...",
+    .description =
+        "Reads text with a model of the llama, qwen2 or qwen3 kind from a GGUF file, compresses the cache\n"
+        "of keys and values that it leaves, and goes on from that. perplexity says how much the model's\n"
+        "predictions change, against the full cache; recall whether facts of the prefix are still found;\n"
+        "generate writes on; dump saves queries, keys, values and head weights for the other commands.",
+    .examples =
+        "  The shipped model on a novel, the cache of 1536 tokens at a quarter of its bytes:\n"
+        "    pith lm perplexity --text novel.txt --context 2048 --prefix 1536 --ratio 1/4\n"
+        "  A full cache in 8 bits:\n"
+        "    pith lm perplexity --text novel.txt --engine exact --store q8\n"
+        "  Text that goes on from a prompt:\n"
+        "    pith lm generate --prompt 'It was the best of times' --temperature 0.8 --top-k 40\n",
+    .groups = groups,
+    .arguments_size = sizeof(lm_arguments),
+    .defaults = defaults,
+    .least_operands = 1,
+    .most_operands = 1,
+    .operand = "word (perplexity, recall, generate or dump)",
+    .run = run};

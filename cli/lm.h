@@ -1,0 +1,64 @@
+/* lm.h - what the words of `pith lm` share: arguments, model and tokens, a compressed cache. */
+#ifndef PITH_CLI_LM_H
+#define PITH_CLI_LM_H
+
+#include "lm/lm.h"
+#include "lm/tokenizer.h"
+#include "report.h"
+
+enum { UNSET_CHOICE = -1 };
+
+typedef struct lm_arguments {
+  common_arguments common;
+  const char *model, *text, *cases, *prompt, *output;
+  size_t context, prefix, chunks, tokens, top_k;
+  double temperature;
+  int mode, budget, store; /* budget and store: UNSET_CHOICE for what suits the engine */
+  pith_compress_options options;
+} lm_arguments;
+
+/* A model with its tokenizer, for the time of a command. */
+typedef struct lm_run {
+  cli_session *session;
+  const lm_arguments *arguments;
+  lm_model *model;
+  lm_model_info info;
+  lm_tokenizer *tokenizer;
+} lm_run;
+
+/* Yield exit codes, after having said why. */
+int lm_open(cli_session *session, lm_run *run);
+void lm_close(lm_run *run);
+/* The whole file, "-" for standard input, ended by a zero that is not counted. To be freed. */
+int lm_read_file(cli_session *session, const char *option, const char *path, char **text, size_t *size);
+int lm_encode(lm_run *run, const char *text, size_t size, int flags, lm_tokens *tokens);
+/* Tokens of --text, at least `least` of them; tokens to be freed with lm_tokens_free. */
+int lm_encode_text(lm_run *run, size_t least, lm_tokens *tokens);
+/* --context and --prefix, or what they are by default. */
+int lm_lengths(const lm_run *run, size_t *context, size_t *prefix);
+
+/* One prefix, compressed: the session that read it, the summary of its cache, and a session that goes on from that. */
+typedef struct lm_compressed {
+  lm_session *full, *after; /* of the same capacity */
+  pith_summary *summary;
+  double prefill_seconds, compress_seconds;
+} lm_compressed;
+
+/* A ratio was given, or the engine is exact. */
+bool lm_is_compressed(const lm_arguments *arguments);
+int lm_compress(lm_run *run, const uint32_t *tokens, size_t prefix, size_t capacity, lm_compressed *out);
+void lm_compressed_free(lm_compressed *compressed);
+/* The name of the engine in use. */
+const char *lm_engine(const lm_arguments *arguments);
+
+/* Index of the largest logit. */
+uint32_t lm_largest(const float *logits, size_t count);
+/* log sum of exp */
+double lm_log_mass(const float *logits, size_t count);
+
+int lm_perplexity(cli_session *session);
+int lm_recall(cli_session *session);
+int lm_generate(cli_session *session);
+int lm_dump(cli_session *session);
+
+#endif

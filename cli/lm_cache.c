@@ -1,0 +1,205 @@
+/* lm_cache.c - models, tokens and compressed caches, as the words of `pith lm` use them. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lm.h"
+
+/* ---- The model ---- */
+
+/* The shipped model: where it is installed, or in the source tree above the executable's folder. */
+static bool shipped_model(char *path, size_t size) {
+  static const char *const places[] = {"/../share/pith/", "/models/", "/../models/", "/../../models/"};
+  char folder[2048];
+  ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
+  if (length <= 0) return false;
+  folder[length] = '\0';
+  char *slash = strrchr(folder, '/');
+  if (slash) *slash = '\0';
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    snprintf(path, size, "%s%sbyte-lm-3m-f16.gguf", folder, places[i]);
+    if (access(path, R_OK) == 0) return true;
+  }
+  return false;
+}
+
+int lm_open(cli_session *session, lm_run *run) {
+  *run = (lm_run){.session = session, .arguments = session->arguments};
+  char shipped[4096];
+  const char *path = run->arguments->model ? run->arguments->model : getenv("PITH_MODEL");
+  if (!path && shipped_model(shipped, sizeof shipped)) path = shipped;
+  if (!path)
+    return session_error(session, EXIT_USAGE, "the shipped model is not found; give --model M.gguf or set PITH_MODEL");
+  pith_status status = lm_model_load(session->context, path, &run->model);
+  if (status < 0) return session_fail(session, status);
+  run->info = lm_model_describe(run->model);
+  status = lm_tokenizer_create(session->context, lm_model_gguf(run->model), run->info.vocabulary, &run->tokenizer);
+  if (status < 0) {
+    lm_close(run);
+    return session_fail(session, status);
+  }
+  return EXIT_DONE;
+}
+
+void lm_close(lm_run *run) {
+  lm_tokenizer_free(run->tokenizer);
+  lm_model_free(run->model);
+  run->tokenizer = NULL;
+  run->model = NULL;
+}
+
+/* ---- Text ---- */
+
+int lm_read_file(cli_session *session, const char *option, const char *path, char **text, size_t *size) {
+  FILE *file = strcmp(path, "-") != 0 ? fopen(path, "rb") : stdin;
+  if (!file) return session_error(session, EXIT_IO, "%s %s: %s", option, path, strerror(errno));
+  size_t capacity = 1 << 16, read = 0;
+  char *bytes = allocate_zero(capacity + 1, 1);
+  for (size_t part = 1; part > 0; read += part) {
+    if (read == capacity) {
+      char *grown = allocate_zero(2 * capacity + 1, 1);
+      memcpy(grown, bytes, read);
+      free(bytes);
+      bytes = grown;
+      capacity *= 2;
+    }
+    part = fread(bytes + read, 1, capacity - read, file);
+  }
+  bool failed = ferror(file) != 0;
+  if (file != stdin) fclose(file);
+  if (failed) {
+    free(bytes);
+    return session_error(session, EXIT_IO, "%s %s: cannot be read", option, path);
+  }
+  bytes[read] = '\0';
+  *text = bytes;
+  *size = read;
+  return EXIT_DONE;
+}
+
+int lm_encode(lm_run *run, const char *text, size_t size, int flags, lm_tokens *tokens) {
+  pith_status status = lm_tokenizer_encode(run->session->context, run->tokenizer, text, size, flags, tokens);
+  return status < 0 ? session_fail(run->session, status) : EXIT_DONE;
+}
+
+int lm_encode_text(lm_run *run, size_t least, lm_tokens *tokens) {
+  char *text = NULL;
+  size_t size = 0;
+  const char *path = run->arguments->text;
+  int code = lm_read_file(run->session, "--text", path, &text, &size);
+  if (code) return code;
+  code = lm_encode(run, text, size, LM_ENCODE_BEGIN, tokens);
+  free(text);
+  if (!code && tokens->count < least)
+    code = session_error(run->session, EXIT_INPUT, "--text %s: %zu tokens are needed, the text has %zu", path, least,
+                         tokens->count);
+  return code;
+}
+
+int lm_lengths(const lm_run *run, size_t *context, size_t *prefix) {
+  enum { CONTEXT = 2048 };
+  const lm_arguments *arguments = run->arguments;
+  size_t most = run->info.context_length;
+  *context = arguments->context ? arguments->context : most < CONTEXT ? most : CONTEXT;
+  if (*context > most)
+    return session_error(run->session, EXIT_INPUT, "--context %zu: the model was made for %zu tokens", *context, most);
+  *prefix = arguments->prefix ? arguments->prefix : *context / 4 * 3;
+  if (*prefix == 0) *prefix = 1;
+  if (*prefix >= *context)
+    return session_error(run->session, EXIT_USAGE, "--prefix %zu: must be less than the context of %zu tokens", *prefix,
+                         *context);
+  return EXIT_DONE;
+}
+
+/* ---- A compressed prefix ---- */
+
+const char *lm_engine(const lm_arguments *arguments) {
+  return arguments->options.engine ? arguments->options.engine : pith_engine_name(0);
+}
+
+bool lm_is_compressed(const lm_arguments *arguments) {
+  return arguments->options.ratio > 0 || !strcmp(lm_engine(arguments), "exact");
+}
+
+/* Where nothing else was asked for, nystrom spends bytes over heads and stores, and the others do neither. */
+static pith_compress_options chosen_options(const lm_run *run) {
+  const lm_arguments *arguments = run->arguments;
+  bool nystrom = !strcmp(lm_engine(arguments), "nystrom");
+  pith_compress_options options = arguments->options;
+  options.rope = run->info.rope;
+  options.rope_base = run->info.rope_base;
+  options.query_start = 0;
+  options.budget = nystrom ? PITH_BUDGET_SPREAD : PITH_BUDGET_EVEN;
+  options.store = nystrom ? PITH_STORE_AUTO : PITH_F16;
+  if (arguments->budget != UNSET_CHOICE) options.budget = (pith_budget)arguments->budget;
+  if (arguments->store != UNSET_CHOICE) options.store = (pith_dtype)arguments->store;
+  return options;
+}
+
+static pith_status compress(lm_run *run, lm_compressed *c) {
+  pith_context *context = run->session->context;
+  pith_compress_options options = chosen_options(run);
+  pith_array keys, values, queries;
+  pith_status status = lm_session_arrays(context, c->full, &keys, &values, &queries);
+  if (status < 0) return status;
+  size_t layers = run->info.layers, heads = run->info.kv_heads;
+  float *weights = allocate_zero(layers * heads, sizeof *weights);
+  pith_array weight = pith_array_matrix(weights, PITH_F32, layers, heads);
+  /* A prefix too short to weigh heads by is compressed as if all weighed the same. */
+  if (lm_session_length(c->full) > 8) {
+    status = lm_head_weights(context, c->full, weights);
+    options.head_weights = &weight;
+  }
+  if (status >= 0) status = pith_compress(context, &keys, &values, &queries, &options, &c->summary);
+  free(weights);
+  return status;
+}
+
+int lm_compress(lm_run *run, const uint32_t *tokens, size_t prefix, size_t capacity, lm_compressed *out) {
+  pith_context *context = run->session->context;
+  *out = (lm_compressed){0};
+  lm_session_options options;
+  lm_session_options_init(&options);
+  options.capacity = capacity;
+  options.record_queries = true;
+  if (run->info.rope_scaled)
+    session_warn(run->session,
+                 "the model scales its rotary frequencies, and recorded queries are turned without that: expect a "
+                 "larger error");
+  double started = seconds_now();
+  pith_status status = lm_session_create(context, run->model, &options, &out->full);
+  if (status >= 0) status = lm_session_read(context, out->full, tokens, prefix, prefix, NULL);
+  out->prefill_seconds = seconds_now() - started;
+  started = seconds_now();
+  if (status >= 0) status = compress(run, out);
+  out->compress_seconds = seconds_now() - started;
+  options.record_queries = false;
+  if (status >= 0) status = lm_session_after(context, out->full, out->summary, &options, &out->after);
+  if (status >= 0) return EXIT_DONE;
+  lm_compressed_free(out);
+  return session_fail(run->session, status);
+}
+
+void lm_compressed_free(lm_compressed *compressed) {
+  lm_session_free(compressed->after);
+  pith_summary_free(compressed->summary);
+  lm_session_free(compressed->full);
+  *compressed = (lm_compressed){0};
+}
+
+/* ---- Logits ---- */
+
+uint32_t lm_largest(const float *logits, size_t count) {
+  size_t best = 0;
+  for (size_t i = 1; i < count; i++)
+    if (logits[i] > logits[best]) best = i;
+  return (uint32_t)best;
+}
+
+double lm_log_mass(const float *logits, size_t count) {
+  double largest = logits[lm_largest(logits, count)], sum = 0;
+  for (size_t i = 0; i < count; i++) sum += exp(logits[i] - largest);
+  return largest + log(sum);
+}
