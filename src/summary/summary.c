@@ -319,7 +319,7 @@ static void append_points(const pith_head_view *view, const pith_head_memory *me
   }
   memcpy(keys, view->keys, points * key_bytes);
   memcpy(values, view->values, points * value_bytes);
-  if (!view->key_scales || !memory->key_scales) return;
+  if (!memory->key_scales || !memory->value_scales) return; /* a store without scales */
   size_t key_scales = pith_scales(d), value_scales = pith_scales(dv);
   memcpy(memory->key_scales + at * key_scales, view->key_scales, points * key_scales * sizeof(uint16_t));
   memcpy(memory->value_scales + at * value_scales, view->value_scales, points * value_scales * sizeof(uint16_t));
