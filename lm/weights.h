@@ -1,7 +1,7 @@
 /* weights.h - matrices as models store them, and products with them.
  *
  * A matrix is (rows, columns): one row for each output. Rows are cut into blocks of 32 or 256 weights that share
- * scales (docs/lm.md has the layouts). Arithmetic is f32: activations are never rounded, so that reading one
+ * scales (weights.c has the layouts). Arithmetic is f32: activations are never rounded, so that reading one
  * token or many gives the same numbers up to rounding. */
 #ifndef PITH_LM_WEIGHTS_H
 #define PITH_LM_WEIGHTS_H
