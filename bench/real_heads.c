@@ -50,8 +50,8 @@ static double relative_error(const task *t, bool per_head) {
   return sum;
 }
 
-static void run(pith_context *context, const task *t, const char *engine, double rope_base, size_t samples, size_t refine,
-                bool fold, bool per_head) {
+static void run(pith_context *context, const task *t, const char *engine, double rope_base, size_t samples,
+                size_t refine, bool fold, bool per_head) {
   printf("  %-12s", engine);
   double spent = 0;
   for (double ratio = 0.25; ratio > 0.06; ratio /= 2) {

@@ -88,7 +88,7 @@ typedef struct pith_plan_row {
   size_t points; /* of the largest head */
   size_t bytes;
   double ratio;
-  double predicted_kl; /* NaN without head weights */
+  double predicted_kl;          /* NaN without head weights */
   double mean_error, max_error; /* over probes and heads; NaN without probes */
   pith_certificate certificate; /* of the worst head */
 } pith_plan_row;
@@ -106,8 +106,7 @@ PITH_API PITH_CHECK pith_status pith_plan(pith_context *context, const pith_arra
  * before scaling. */
 PITH_API PITH_CHECK pith_status pith_worst_query(pith_context *context, const pith_array *keys,
                                                  const pith_array *values, const pith_head_view *head, double scale,
-                                                 double rho, size_t starts, uint64_t seed, double *error,
-                                                 float *query);
+                                                 double rho, size_t starts, uint64_t seed, double *error, float *query);
 
 #ifdef __cplusplus
 }

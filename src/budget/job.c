@@ -124,7 +124,7 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
   job->probe_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
   job->met_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
   if (!job->probe_answers || !job->met_answers) return PITH_E_MEMORY;
-  PITH_TRY(pith_job_meet(context, job, job->keys, job->values, NULL, p->n, job->met_answers));
+  PITH_TRY(pith_job_meet(context, job, job->keys, job->values, NULL, p->n, job->model->probe_count, job->met_answers));
   pith_rows rows = {.keys = job->keys,
                     .values = job->values,
                     .key_stride = (ptrdiff_t)(p->d * sizeof(float)),

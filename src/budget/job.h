@@ -49,18 +49,18 @@ pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, p
 pith_status pith_job_try(pith_context *context, pith_job *job, size_t points, const pith_dtype *stores, size_t count,
                          double *squared);
 
-/* Answers of f32 rows to all probes, each of which sees the keys near it too: as a model meets them, where
- * probe_answers are those of the rows alone. */
+/* Answers of f32 rows to the first `probes` probes, each of which sees the keys near it too: as a model meets them,
+ * where probe_answers are those of the rows alone. */
 pith_status pith_job_meet(pith_context *context, const pith_job *job, const float *keys, const float *values,
-                          const float *log_weight, size_t rows, float *answers);
+                          const float *log_weight, size_t rows, size_t probes, float *answers);
 
 /* Mean squared error of a stored head, so met, over the first `count` probes; NaN without probes. */
 pith_status pith_job_met_error(pith_context *context, const pith_job *job, const pith_head_view *view, size_t count,
                                double *squared);
 
 /* Makes all heads within a total of bytes, which is spent over them (even: each head by itself gets an equal part).
- * Each head's options are tried on probes held out for that. Errors of the last lines of the total: up to the
- * bytes of a point are left over unless every head is kept whole. */
+ * Each head's options are tried on probes held out for that. Less than the bytes of a point is left over, and what an
+ * engine has no use for, unless all heads have three quarters of their rows. */
 pith_status pith_spread(pith_context *context, const pith_heads *heads, size_t bytes, bool even, pith_summary *summary);
 
 /* Takes what is there of a head into account: rho, and its part of predicted_kl if there are head weights. */

@@ -7,16 +7,16 @@
 
 typedef struct meeting {
   const pith_query_model *model;
-  size_t rows, dv;
+  size_t probes, rows, dv;
   const float *keys, *values, *log_weight;
-  float *answer, *largest, *sum; /* (probe_count, dv), (probe_count), (probe_count) */
+  float *answer, *largest, *sum; /* (probes, dv), (probes), (probes) */
 } meeting;
 
 static void meet_group(void *argument, size_t index, int thread) {
   (void)thread;
   const meeting *m = argument;
   const pith_query_model *model = m->model;
-  size_t begin = index * PITH_MAX_GROUP, group = pith_min_size(PITH_MAX_GROUP, model->probe_count - begin), dv = m->dv;
+  size_t begin = index * PITH_MAX_GROUP, group = pith_min_size(PITH_MAX_GROUP, m->probes - begin), dv = m->dv;
   float *answer = m->answer + begin * dv, *largest = m->largest + begin, *sum = m->sum + begin;
   memcpy(answer, model->probe_answer + begin * dv, group * dv * sizeof *answer);
   for (size_t r = 0; r < group; r++) {
@@ -42,11 +42,10 @@ static void meet_group(void *argument, size_t index, int thread) {
 }
 
 pith_status pith_job_meet(pith_context *context, const pith_job *job, const float *keys, const float *values,
-                          const float *log_weight, size_t rows, float *answers) {
-  size_t probes = job->model->probe_count;
+                          const float *log_weight, size_t rows, size_t probes, float *answers) {
   float *state = pith_allocate(context, 2 * probes, sizeof *state);
   if (!state) return PITH_E_MEMORY;
-  meeting m = {job->model, rows, job->problem.dv, keys, values, log_weight, answers, state, state + probes};
+  meeting m = {job->model, probes, rows, job->problem.dv, keys, values, log_weight, answers, state, state + probes};
   pith_parallel_for(context, (probes + PITH_MAX_GROUP - 1) / PITH_MAX_GROUP, meet_group, &m);
   pith_release(context, state);
   return PITH_OK;
@@ -63,14 +62,15 @@ static pith_status read_back(pith_context *context, const pith_head_view *view, 
 
 pith_status pith_job_met_error(pith_context *context, const pith_job *job, const pith_head_view *view, size_t count,
                                double *squared) {
-  size_t probes = job->model->probe_count, dv = job->problem.dv;
+  size_t dv = job->problem.dv;
   *squared = NAN;
   if (count == 0) return PITH_OK;
-  float *rows = NULL, *answers = pith_allocate(context, probes * dv, sizeof *answers);
+  float *rows = NULL, *answers = pith_allocate(context, count * dv, sizeof *answers);
   if (!answers) return PITH_E_MEMORY;
   pith_status status = read_back(context, view, &rows);
   if (status == PITH_OK)
-    status = pith_job_meet(context, job, rows, rows + view->points * view->d, view->log_weight, view->points, answers);
+    status = pith_job_meet(context, job, rows, rows + view->points * view->d, view->log_weight, view->points, count,
+                           answers);
   if (status == PITH_OK) {
     double rms = pith_error_measure(job->met_answers, answers, count, dv).rms;
     *squared = rms * rms;

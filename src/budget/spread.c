@@ -17,6 +17,8 @@
 enum { LOOK_SAMPLES = 1024, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Sizes grow by a factor of sqrt(2) from this many points beside the exact rows. */
 enum { SMALLEST = 8, MOST_SIZES = 64, MOST_STORES = 3, MOST_OPTIONS = MOST_SIZES * MOST_STORES };
+/* A closer look is for heads whose cost is this many times the mean. */
+static const double WORTHWHILE = 2;
 /* Prepared heads are kept while no more than this is held. */
 static const size_t MOST_KEPT = (size_t)1 << 29;
 
@@ -121,16 +123,19 @@ static const pith_option *chosen_of(const spread *s, size_t index) {
   return &s->work[index].menu.option[s->chosen[index]];
 }
 
-/* The size up to which a head is worth a closer look; 0: it is not. Whole caches of small numbers are seldom beaten. */
-static size_t closer_size(const spread *s, size_t index) {
+/* The size up to which a head is worth a closer look; 0: it is not. `mean` is the mean cost of the heads as chosen:
+ * time goes to those that cost more. Whole caches of small numbers are seldom beaten. */
+static size_t closer_size(const spread *s, size_t index, double mean) {
   const pith_option *chosen = chosen_of(s, index);
   size_t most = s->work[index].most, last = s->heads->n / LAST_PART, wanted = 4 * chosen->points;
+  if (chosen->cost < WORTHWHILE * mean) return 0;
   if (chosen->points == s->heads->n && pith_store_quantised(chosen->store)) return 0;
   return wanted >= 2 * most && most < last ? pith_min_size(wanted, last) : 0;
 }
 
-/* What is left goes into more points of heads, those first that cost most. */
-static pith_status fill_up(pith_context *context, const spread *s, size_t bytes, bool even, size_t *points) {
+/* What is left goes into more points of heads, those first that cost most: at first of heads that are prepared for
+ * more, then of any that are not whole. */
+static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool even, size_t *points) {
   size_t *order = pith_allocate(context, s->count, sizeof *order), left = bytes;
   if (!order) return PITH_E_MEMORY;
   for (size_t i = 0; i < s->count; i++) {
@@ -140,13 +145,18 @@ static pith_status fill_up(pith_context *context, const spread *s, size_t bytes,
     points[i] = chosen_of(s, i)->points;
     left -= chosen_of(s, i)->bytes;
   }
-  for (size_t k = 0; k < s->count; k++) {
-    size_t i = order[k], size = point_bytes(s, chosen_of(s, i)->store), most = s->work[i].most;
-    size_t share = even ? bytes / s->count - chosen_of(s, i)->bytes : left;
-    if (points[i] >= most) continue;
-    size_t more = pith_min_size(share / size, most - points[i]);
+  for (size_t k = 0; k < 2 * s->count; k++) {
+    size_t i = order[k % s->count], size = point_bytes(s, chosen_of(s, i)->store);
+    head_work *work = &s->work[i];
+    size_t limit = k < s->count ? work->most : pith_max_size(work->most, s->heads->n - s->heads->n / 4);
+    size_t share = even ? bytes / s->count - points[i] * size : left;
+    if (points[i] >= limit || share < size) continue;
+    size_t more = pith_min_size(share / size, limit - points[i]);
     points[i] += more;
     left -= more * size;
+    if (points[i] <= work->most) continue;
+    work->most = points[i];
+    let_go(context, work);
   }
   pith_release(context, order);
   return PITH_OK;
@@ -156,9 +166,11 @@ static pith_status fill_up(pith_context *context, const spread *s, size_t bytes,
 
 /* Looks closer where it is worth it; *again: somewhere it was. */
 static pith_status look_closer(pith_context *context, spread *s, bool *again) {
+  double mean = 0;
   *again = false;
+  for (size_t i = 0; i < s->count; i++) mean += chosen_of(s, i)->cost / (double)s->count;
   for (size_t i = 0; i < s->count; i++) {
-    size_t most = closer_size(s, i);
+    size_t most = closer_size(s, i, mean);
     if (most == 0) continue;
     PITH_TRY(pith_report(context, "looking closer", i, s->count));
     let_go(context, &s->work[i]);
