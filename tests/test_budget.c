@@ -201,8 +201,8 @@ static double measure(pith_context *context, const fixture *f, const pith_summar
   return cost;
 }
 
-/* At every ratio and store: the total is kept to within the bytes of one point and one more a head
- * (the engine drops points of no weight), spread errs less than even on
+/* At every ratio and store: the total is kept, and spent but for the points that the engine has no
+ * use for (at 1/4 the flat head runs out of rank), spread errs less than even on
  * unseen queries, and the prediction is near what is measured. Each prediction is a mean over 4 x 300 probes of
  * squared errors; a factor of 1.5 is more than five of its standard errors here. With head weights that name
  * only the head that counts least (the control), spreading by them is worse than even. */
@@ -228,7 +228,7 @@ static void test_spread(void **state) {
         }
         assert_int_equal(sum, info.bytes);
         assert_true(sum <= total);
-        if (spread && total - sum >= pith_store_point_bytes(PITH_F16, D, D) * (1 + COUNT))
+        if (spread && total - sum >= (part == 4 ? total / 32 : 5 * pith_store_point_bytes(PITH_F16, D, D)))
           fail_msg("1/%d, store %d: %zu of %zu bytes were spent", part, s, sum, total);
         cost[spread] = measure(context, &f, summary);
         if (info.predicted_kl > 1.5 * cost[spread] || info.predicted_kl < cost[spread] / 1.5)
