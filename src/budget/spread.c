@@ -17,8 +17,8 @@
 enum { LOOK_SAMPLES = 1024, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Sizes grow by a factor of sqrt(2) from this many points beside the exact rows. */
 enum { SMALLEST = 8, MOST_SIZES = 64, MOST_STORES = 3, MOST_OPTIONS = MOST_SIZES * MOST_STORES };
-/* A closer look is for heads whose cost is this many times the mean. */
-static const double WORTHWHILE = 2;
+/* A closer look is for the heads that cost most: so many, or one in so many where that is more. */
+enum { CLOSER = 8, ONE_IN = 8 };
 /* Prepared heads are kept while no more than this is held. */
 static const size_t MOST_KEPT = (size_t)1 << 29;
 
@@ -123,12 +123,11 @@ static const pith_option *chosen_of(const spread *s, size_t index) {
   return &s->work[index].menu.option[s->chosen[index]];
 }
 
-/* The size up to which a head is worth a closer look; 0: it is not. `mean` is the mean cost of the heads as chosen:
- * time goes to those that cost more. Whole caches of small numbers are seldom beaten. */
-static size_t closer_size(const spread *s, size_t index, double mean) {
+/* The size up to which a head is worth a closer look; 0: it is not. Whole caches of small numbers are seldom beaten. */
+static size_t closer_size(const spread *s, size_t index, double least) {
   const pith_option *chosen = chosen_of(s, index);
   size_t most = s->work[index].most, last = s->heads->n / LAST_PART, wanted = 4 * chosen->points;
-  if (chosen->cost < WORTHWHILE * mean) return 0;
+  if (chosen->cost < least) return 0;
   if (chosen->points == s->heads->n && pith_store_quantised(chosen->store)) return 0;
   return wanted >= 2 * most && most < last ? pith_min_size(wanted, last) : 0;
 }
@@ -164,13 +163,29 @@ static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool 
 
 /* ---- All heads ---- */
 
+static int compare_descending(const void *left, const void *right) {
+  double a = *(const double *)left, b = *(const double *)right;
+  return (a < b) - (a > b);
+}
+
+/* The cost from which on a head is among those that get a closer look. */
+static pith_status find_least_cost(pith_context *context, const spread *s, double *least) {
+  double *cost = pith_allocate(context, s->count, sizeof *cost);
+  if (!cost) return PITH_E_MEMORY;
+  for (size_t i = 0; i < s->count; i++) cost[i] = chosen_of(s, i)->cost;
+  qsort(cost, s->count, sizeof *cost, compare_descending);
+  *least = cost[pith_min_size(s->count, pith_max_size(CLOSER, s->count / ONE_IN)) - 1];
+  pith_release(context, cost);
+  return PITH_OK;
+}
+
 /* Looks closer where it is worth it; *again: somewhere it was. */
 static pith_status look_closer(pith_context *context, spread *s, bool *again) {
-  double mean = 0;
+  double least = 0;
   *again = false;
-  for (size_t i = 0; i < s->count; i++) mean += chosen_of(s, i)->cost / (double)s->count;
+  PITH_TRY(find_least_cost(context, s, &least));
   for (size_t i = 0; i < s->count; i++) {
-    size_t most = closer_size(s, i, mean);
+    size_t most = closer_size(s, i, least);
     if (most == 0) continue;
     PITH_TRY(pith_report(context, "looking closer", i, s->count));
     let_go(context, &s->work[i]);
