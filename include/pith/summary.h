@@ -66,12 +66,12 @@ typedef struct pith_summary_info {
   size_t layers, heads; /* kv heads */
   size_t points;        /* largest over heads */
   size_t bytes, full_bytes, other_bytes;
-  double ratio;         /* bytes / bytes of all keys and values in f16 */
-  double scale;         /* softmax scale */
+  double ratio; /* bytes / bytes of all keys and values in f16 */
+  double scale; /* softmax scale */
   uint64_t seed;
   double predicted_kl; /* 2 * sum over query heads of head weight * mean squared probe error, near keys seen exactly;
                           NaN without head weights or probes */
-  int folded;           /* log-weights are folded into the keys; those stored are zero */
+  int folded;          /* log-weights are folded into the keys; those stored are zero */
   pith_query_kind query_model;
   char engine[32];
   pith_certificate certificate; /* of the worst head */
