@@ -53,7 +53,8 @@ static double relative_error(const task *t, bool per_head) {
 static void run(pith_context *context, const task *t, const char *engine, double rope_base, size_t samples,
                 size_t refine, bool fold, bool per_head) {
   printf("  %-12s", engine);
-  double spent = 0;
+  double spent[3] = {0};
+  size_t size = 0;
   for (double ratio = 0.25; ratio > 0.06; ratio /= 2) {
     pith_compress_options options;
     pith_compress_options_init(&options);
@@ -68,7 +69,7 @@ static void run(pith_context *context, const task *t, const char *engine, double
     pith_summary *summary = NULL;
     double start = seconds();
     check(pith_compress(context, &t->keys, &t->values, &t->prompt, &options, &summary), context, engine);
-    spent += seconds() - start;
+    spent[size++] = seconds() - start;
     check(pith_summary_attend_beside(context, summary, &t->asked, &t->later_keys, &t->later_values, 0, t->answer),
           context, engine);
     printf("  %.4f", relative_error(t, false));
@@ -79,7 +80,7 @@ static void run(pith_context *context, const task *t, const char *engine, double
     fflush(stdout);
     pith_summary_free(summary);
   }
-  printf("  %6.1f s\n", spent);
+  printf("  %6.1f %6.1f %6.1f s\n", spent[0], spent[1], spent[2]);
 }
 
 static void run_dataset(pith_context *context, const char *folder, const struct dataset *set, const char *engines,
@@ -112,7 +113,7 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
   check(pith_attention_compute(context, &t.asked, &array[1], &array[2], &causal, t.exact), context, "exact");
   printf("%s: prefix %zu, asked by %zu later queries; mean over query heads of mean error / mean norm\n", set->name,
          set->prefix, later);
-  printf("  %-12s  %-6s  %-6s  %-6s\n", "engine", "1/4", "1/8", "1/16");
+  printf("  %-12s  %-6s  %-6s  %-6s  %s\n", "engine", "1/4", "1/8", "1/16", "seconds, all heads");
   char list[512];
   (void)snprintf(list, sizeof list, "%s", engines);
   for (char *name = strtok(list, ","); name; name = strtok(NULL, ","))
