@@ -2,7 +2,8 @@
  *
  * A first look at every head is cheap: few recorded queries, small sizes. Where the bytes then want to go, a closer
  * look takes all recorded queries and larger sizes, and the total is spent anew. Prepared heads are kept until they
- * are made while memory allows; where it does not, they are prepared again, to the same bits. */
+ * are made while memory allows; where it does not, they are prepared again, to the same bits. Looks do without
+ * refinement; with it, every head is made anew at its size, from all recorded queries. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +24,15 @@ enum { CLOSER = 8, ONE_IN = 8 };
 static const size_t MOST_KEPT = (size_t)1 << 29;
 
 typedef struct head_work {
-  pith_menu menu; /* its hull */
-  pith_job *job;  /* NULL: let go of */
-  size_t most;    /* points that the engine is prepared for */
-  bool closer;    /* with all recorded queries */
+  pith_menu menu;                       /* its hull */
+  pith_job *job;                        /* NULL: let go of */
+  size_t most;                          /* points that the engine is prepared for */
+  const pith_compress_options *options; /* of the look it is at */
 } head_work;
 
 typedef struct spread {
   const pith_heads *heads;
-  pith_compress_options first, closer;
+  pith_compress_options first, closer; /* looks; heads are made with the caller's own */
   size_t count;
   head_work *work;     /* (count) */
   pith_option *option; /* (count, MOST_OPTIONS): room of the menus */
@@ -53,8 +54,7 @@ static size_t point_bytes(const spread *s, pith_dtype store) {
 static pith_status obtain(pith_context *context, spread *s, size_t index) {
   head_work *work = &s->work[index];
   if (work->job) return PITH_OK;
-  const pith_compress_options *options = work->closer ? &s->closer : &s->first;
-  PITH_TRY(pith_job_open(context, s->heads, options, true, index, &work->job));
+  PITH_TRY(pith_job_open(context, s->heads, work->options, true, index, &work->job));
   if (work->job->choosers == 0)
     return pith_fail(context, PITH_E_ARGUMENT,
                      "budget: the recorded queries are too few to choose sizes by; give more, or use budget even and a "
@@ -189,7 +189,7 @@ static pith_status look_closer(pith_context *context, spread *s, bool *again) {
     if (most == 0) continue;
     PITH_TRY(pith_report(context, "looking closer", i, s->count));
     let_go(context, &s->work[i]);
-    s->work[i].closer = true;
+    s->work[i].options = &s->closer;
     s->work[i].most = most;
     PITH_TRY(look(context, s, i));
     *again = true;
@@ -200,6 +200,7 @@ static pith_status look_closer(pith_context *context, spread *s, bool *again) {
 static pith_status look_at_all(pith_context *context, spread *s, size_t bytes, bool even) {
   for (size_t i = 0; i < s->count; i++) {
     PITH_TRY(pith_report(context, "looking at heads", i, s->count));
+    s->work[i].options = &s->first;
     s->work[i].most = s->heads->n / FIRST_PART;
     PITH_TRY(look(context, s, i));
   }
@@ -219,6 +220,11 @@ static pith_status make_all(pith_context *context, spread *s, size_t bytes, bool
   for (size_t i = 0; status == PITH_OK && i < s->count; i++) {
     head_work *work = &s->work[i];
     status = pith_report(context, "compressing heads", i, s->count);
+    if (s->heads->options->refine > 0) { /* the looks went without */
+      let_go(context, work);
+      work->options = s->heads->options;
+      work->most = points[i];
+    }
     if (status == PITH_OK) status = obtain(context, s, i);
     if (status == PITH_OK) status = pith_job_take(context, work->job, points[i], chosen_of(s, i)->store, summary);
     if (status == PITH_OK) status = pith_head_finish(context, s->heads, work->job, summary);
