@@ -455,8 +455,8 @@ static void begin_pieces(image *to) {
                                            "</s>",
                                            "\xe2\x96\x81",
                                            "a",
-                                           "\xe2\x96\x81"
-                                           "a"};
+                                           ("\xe2\x96\x81"
+                                            "a")};
   int32_t types[PIECE_BYTES + 256] = {2, 3, 3, 1, 1, 1};
   float scores[PIECE_BYTES + 256] = {0};
   for (size_t i = 0; i < 256; i++) {
