@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pith.h"
+#include "bench.h"
 
 static const struct dataset {
   const char *name;
@@ -24,18 +24,6 @@ static const struct dataset {
   bool weighted;
 } datasets[] = {
     {"byte3m_text", 1536, 1e4, false}, {"byte3m_rep200", 1536, 1e4, false}, {"smollm2_book", 3072, 1e5, true}};
-
-static double seconds(clockid_t clock) {
-  struct timespec t;
-  clock_gettime(clock, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void check(pith_status status, pith_context *context, const char *what) {
-  if (status >= 0) return;
-  fprintf(stderr, "%s: %s: %s\n", what, pith_status_name(status), pith_context_message(context));
-  exit(1);
-}
 
 typedef struct task {
   pith_array keys, values, prompt;            /* the prefix and its recorded queries */

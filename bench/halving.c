@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench.h"
 #include "summary/engine.h"
 
 enum { QUERIES = 1000 };
@@ -18,12 +19,6 @@ typedef struct instance {
   float *keys, *values, *queries;
   double *exact; /* (QUERIES, d) */
 } instance;
-
-static double seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static void fail(pith_context *context) {
   fprintf(stderr, "bench_halving: %s\n", context ? pith_context_message(context) : "no memory");
@@ -91,10 +86,10 @@ static double measure(pith_context *context, const instance *in, const pith_engi
   pith_points *points = NULL;
   void *state = NULL;
   if (pith_points_create(context, count, in->d, in->d, &points) < 0) fail(context);
-  double start = seconds();
+  double start = seconds(CLOCK_MONOTONIC);
   if (engine->prepare(context, &problem, count, &state) < 0) fail(context);
   if (engine->take(context, &problem, state, count, points) < 0) fail(context);
-  *elapsed = seconds() - start;
+  *elapsed = seconds(CLOCK_MONOTONIC) - start;
   double sum = 0, *out = malloc(in->d * sizeof *out);
   if (!out) fail(NULL);
   for (size_t r = 0; with_error && r < QUERIES; r++) {

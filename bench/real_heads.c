@@ -12,25 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pith.h"
+#include "bench.h"
 
 static const struct dataset {
   const char *name;
   size_t prefix;
   double rope_base;
 } datasets[] = {{"byte3m_text", 1536, 1e4}, {"byte3m_rep200", 1536, 1e4}, {"smollm2_book", 3072, 1e5}};
-
-static double seconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void check(pith_status status, pith_context *context, const char *what) {
-  if (status >= 0) return;
-  fprintf(stderr, "%s: %s: %s\n", what, pith_status_name(status), pith_context_message(context));
-  exit(1);
-}
 
 typedef struct task {
   pith_array keys, values, prompt;            /* the prefix and its recorded queries */
@@ -67,9 +55,9 @@ static void run(pith_context *context, const task *t, const char *engine, double
     options.refine = refine;
     options.fold_weights = fold;
     pith_summary *summary = NULL;
-    double start = seconds();
+    double start = seconds(CLOCK_MONOTONIC);
     check(pith_compress(context, &t->keys, &t->values, &t->prompt, &options, &summary), context, engine);
-    spent[size++] = seconds() - start;
+    spent[size++] = seconds(CLOCK_MONOTONIC) - start;
     check(pith_summary_attend_beside(context, summary, &t->asked, &t->later_keys, &t->later_values, 0, t->answer),
           context, engine);
     printf("  %.4f", relative_error(t, false));

@@ -11,21 +11,9 @@
 #include <time.h>
 
 #include "base/base.h"
-#include "pith.h"
+#include "bench.h"
 
 enum { D = 64, QUERIES = 1000 };
-
-static double seconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void check(pith_status status, pith_context *context) {
-  if (status >= 0) return;
-  fprintf(stderr, "%s: %s\n", pith_status_name(status), pith_context_message(context));
-  exit(1);
-}
 
 static float *sphere(uint32_t object, size_t rows, double radius) {
   pith_stream stream = pith_stream_make(7, PITH_STREAM_TEST, object);
@@ -52,7 +40,7 @@ static void run(pith_context *context, const char *engine, size_t n, const size_
   pith_attention_options attention;
   pith_attention_options_init(&attention);
   attention.scale = 1;
-  check(pith_attention_compute(context, &q, &k, &v, &attention, exact), context);
+  check(pith_attention_compute(context, &q, &k, &v, &attention, exact), context, engine);
   printf("  %-12s", engine);
   for (size_t i = 0; i < count; i++) {
     pith_compress_options options;
@@ -64,10 +52,10 @@ static void run(pith_context *context, const char *engine, size_t n, const size_
     options.scale = 1;
     options.rho = 2;
     pith_summary *summary = NULL;
-    double start = seconds();
-    check(pith_compress(context, &k, &v, NULL, &options, &summary), context);
-    double spent = seconds() - start;
-    check(pith_summary_attend(context, summary, &q, 0, answer), context);
+    double start = seconds(CLOCK_MONOTONIC);
+    check(pith_compress(context, &k, &v, NULL, &options, &summary), context, engine);
+    double spent = seconds(CLOCK_MONOTONIC) - start;
+    check(pith_summary_attend(context, summary, &q, 0, answer), context, engine);
     pith_error error = pith_error_measure(exact, answer, QUERIES, D);
     pith_certificate certificate = pith_summary_describe(summary).certificate;
     printf("  %8.2e %8.2e %s%6.3f s", error.mean, error.max, certificate.certified ? "" : "un", spent);
