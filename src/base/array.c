@@ -1,5 +1,6 @@
 /* array.c - strided views and the half-precision types. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -152,3 +153,10 @@ pith_status pith_array_to_f32(pith_context *context, const pith_array *array, co
   }
   return PITH_OK;
 }
+
+static int compare_f64(const void *left, const void *right) {
+  double a = *(const double *)left, b = *(const double *)right;
+  return (a > b) - (a < b);
+}
+
+void pith_sort_f64(double *values, size_t count) { qsort(values, count, sizeof *values, compare_f64); }

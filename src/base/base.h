@@ -102,6 +102,9 @@ uint16_t pith_f32_to_f16(float value); /* round to nearest even; overflow gives 
 float pith_bf16_to_f32(uint16_t half);
 uint16_t pith_f32_to_bf16(float value);
 
+/* Ascending; what is not a number must not be among them. */
+void pith_sort_f64(double *values, size_t count);
+
 static inline size_t pith_min_size(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t pith_max_size(size_t a, size_t b) { return a > b ? a : b; }
 

@@ -2,7 +2,6 @@
 #include "budget/job.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "attention/attention.h"
@@ -54,11 +53,6 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
   return PITH_OK;
 }
 
-static int compare_double(const void *left, const void *right) {
-  double a = *(const double *)left, b = *(const double *)right;
-  return (a > b) - (a < b);
-}
-
 /* Marks the candidates of largest kernel weight as exact. */
 static pith_status mark_outliers(pith_context *context, pith_job *job) {
   pith_problem *p = &job->problem;
@@ -75,7 +69,7 @@ static pith_status mark_outliers(pith_context *context, pith_job *job) {
       weight[i] = p->exact[i] ? -1 : kernel->diagonal[i] * norm;
       if (!p->exact[i]) sorted[count++] = weight[i];
     }
-    qsort(sorted, count, sizeof *sorted, compare_double);
+    pith_sort_f64(sorted, count);
     size_t wanted = automatic ? (size_t)(MOST_OUTSTANDING * (double)p->n) : job->options->outliers;
     wanted = pith_min_size(wanted, count);
     double least = wanted > 0 ? sorted[count - wanted] : INFINITY;

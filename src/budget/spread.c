@@ -5,7 +5,6 @@
  * are made while memory allows; where it does not, they are prepared again, to the same bits. Looks do without
  * refinement; with it, every head is made anew at its size, from all recorded queries. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "budget/job.h"
@@ -163,18 +162,13 @@ static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool 
 
 /* ---- All heads ---- */
 
-static int compare_descending(const void *left, const void *right) {
-  double a = *(const double *)left, b = *(const double *)right;
-  return (a < b) - (a > b);
-}
-
 /* The cost from which on a head is among those that get a closer look. */
 static pith_status find_least_cost(pith_context *context, const spread *s, double *least) {
   double *cost = pith_allocate(context, s->count, sizeof *cost);
   if (!cost) return PITH_E_MEMORY;
   for (size_t i = 0; i < s->count; i++) cost[i] = chosen_of(s, i)->cost;
-  qsort(cost, s->count, sizeof *cost, compare_descending);
-  *least = cost[pith_min_size(s->count, pith_max_size(CLOSER, s->count / ONE_IN)) - 1];
+  pith_sort_f64(cost, s->count);
+  *least = cost[s->count - pith_min_size(s->count, pith_max_size(CLOSER, s->count / ONE_IN))];
   pith_release(context, cost);
   return PITH_OK;
 }

@@ -1,14 +1,8 @@
 /* probe.c - what held-out queries promise of the next one, and the trivial bound. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "certify/certify.h"
-
-static int compare_doubles(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return x < y ? -1 : x > y;
-}
 
 pith_status pith_certify_probe(pith_context *context, const double *errors, size_t count, double confidence,
                                pith_certificate *out) {
@@ -17,7 +11,7 @@ pith_status pith_certify_probe(pith_context *context, const double *errors, size
   double *sorted = pith_allocate(context, count, sizeof *sorted);
   if (!sorted) return PITH_E_MEMORY;
   if (count > 0) memcpy(sorted, errors, count * sizeof *sorted);
-  qsort(sorted, count, sizeof *sorted, compare_doubles);
+  pith_sort_f64(sorted, count);
   /* A new error exchangeable with these is among the k smallest of all count + 1 with probability
    * k / (count + 1). The small step back keeps 0.9 * 10 from being rounded up to 10. */
   double rank = ceil(confidence * (double)(count + 1) - 1e-9);

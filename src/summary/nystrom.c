@@ -26,7 +26,7 @@ typedef struct nystrom {
 
 static double row_weight(const pith_problem *problem, size_t row) {
   if (problem->exact && problem->exact[row]) return 0;
-  return problem->log_weight ? exp(problem->log_weight[row]) : 1;
+  return exp(pith_problem_log_weight(problem, row));
 }
 
 static void find_value_mean(const pith_problem *problem, double *mean) {
