@@ -30,13 +30,48 @@ pith_rows pith_row_source_head(const pith_row_source *source, size_t index); /* 
 /* All heads of queries, C-ordered, times the softmax scale. */
 pith_status pith_queries_to_f32(pith_context *context, const pith_array *queries, double scale, float *out);
 
-/* Which keys a query sees: with `causal` those up to its position, with `window` > 0 those nearer than
- * that. Query row r stands at position `first` + r. All zero: every key. */
+/* ---- Which keys a query sees ---- */
+
+/* Rows of 0 and 1 over blocks of queries and blocks of keys; what lies outside of them is not seen. */
+typedef struct pith_block_mask {
+  const unsigned char *seen;     /* (rows, columns), C-ordered: 0 or 1 */
+  size_t rows, columns;          /* in blocks */
+  size_t query_block, key_block; /* queries and keys of one block, at least 1 */
+  ptrdiff_t first;               /* position of the first query of row 0 */
+} pith_block_mask;
+
+/* Query row r stands at position `first` + r. With `causal` it sees keys up to its position, with `window` > 0
+ * those nearer than that, with `blocks` those of the blocks that its own block sees: a key must pass all three.
+ * Global keys are seen by every query, and a query at a global position sees every key; only `causal` binds them.
+ * All zero: every key. */
 typedef struct pith_mask {
   bool causal;
   size_t window;
   ptrdiff_t first;
+  const size_t *globals; /* (global_count), ascending positions */
+  size_t global_count;
+  const pith_block_mask *blocks; /* NULL: none */
 } pith_mask;
+
+/* The rows that one query sees, a span begin .. end-1 at a time: ascending, apart, none empty. */
+typedef struct pith_spans {
+  size_t begin, end; /* the span; begin == end: there are no more */
+  /* inside: */
+  size_t to, near_begin, near_end; /* where all ends; what window and causal mask leave */
+  const unsigned char *blocks;     /* (columns), the query's row of the block mask; NULL: all */
+  size_t columns, key_block;
+  const size_t *globals; /* (global_count), those still to come */
+  size_t global_count;
+  struct {
+    size_t begin, end;
+  } near, far; /* the next span of near rows, and of global ones */
+} pith_spans;
+
+/* At the first span of the rows from .. to-1 that query row `query` sees. */
+pith_spans pith_mask_spans(const pith_mask *mask, size_t query, size_t from, size_t to);
+void pith_spans_next(pith_spans *spans);
+/* How many of the rows 0 .. rows-1 query row `query` sees. */
+size_t pith_mask_count(const pith_mask *mask, size_t query, size_t rows);
 
 /* What all query heads of one kv head ask. */
 typedef struct pith_attend_job {

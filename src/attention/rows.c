@@ -57,58 +57,73 @@ static size_t query_place(const pith_attend_job *job, size_t index) {
   return index % job->heads * job->queries + index / job->heads;
 }
 
-/* The rows begin .. end-1 out of `rows` that query `row` sees. */
-static void visible(const pith_mask *mask, size_t row, size_t rows, size_t *begin, size_t *end) {
-  ptrdiff_t position = mask->first + (ptrdiff_t)row, count = (ptrdiff_t)rows;
-  ptrdiff_t low = 0, high = count;
-  if (mask->causal && position + 1 < high) high = position + 1;
-  if (mask->window > 0 && mask->window < (size_t)PTRDIFF_MAX / 4) {
-    ptrdiff_t window = (ptrdiff_t)mask->window;
-    if (position - window + 1 > low) low = position - window + 1;
-    if (position + window < high) high = position + window;
-  }
-  *begin = (size_t)low;
-  *end = high > low ? (size_t)high : (size_t)low;
-}
-
 /* The scales from row `row` on. */
 static const uint16_t *scales_from(const uint16_t *scales, size_t row, size_t width) {
   return scales ? scales + row * pith_scales(width) : NULL;
 }
 
-/* Brings queries first .. first+count-1 of a job together with the rows from .. to-1. */
+/* Takes from each query of a group what it sees next of the rows start .. stop-1: of those whose next span begins
+ * before the earliest one ends. False: none of them sees any more there. */
+static bool take_spans(pith_spans *spans, size_t group, size_t start, size_t stop, size_t *low, size_t *high) {
+  size_t begin = stop, end = stop;
+  for (size_t q = 0; q < group; q++)
+    if (spans[q].begin < begin && spans[q].begin < spans[q].end) {
+      begin = spans[q].begin;
+      end = spans[q].end;
+    }
+  if (begin == stop) return false;
+  for (size_t q = 0; q < group; q++) {
+    low[q] = high[q] = 0;
+    if (spans[q].begin >= pith_min_size(end, stop) || spans[q].begin == spans[q].end) continue;
+    low[q] = spans[q].begin - start;
+    high[q] = pith_min_size(spans[q].end, stop) - start;
+    if (spans[q].end > stop)
+      spans[q].begin = stop;
+    else
+      pith_spans_next(&spans[q]);
+  }
+  return true;
+}
+
+/* The first row that any of the queries sees next; `to` if there is none. */
+static size_t first_seen(const pith_spans *spans, size_t count, size_t to) {
+  size_t first = to;
+  for (size_t i = 0; i < count; i++)
+    if (spans[i].begin < spans[i].end) first = pith_min_size(first, spans[i].begin);
+  return first;
+}
+
+/* Brings queries first .. first+count-1 of a job together with the rows from .. to-1 that they see; stretches that
+ * none of them sees are passed over. */
 static void attend_range(const pith_attend_job *job, const pith_rows *rows, const pith_mask *mask, size_t first,
                          size_t count, size_t from, size_t to, task_state state) {
-  size_t begin[BLOCK], end[BLOCK];
+  pith_spans spans[BLOCK];
   pith_attend_kernel attend = pith_kernels_attend(pith_kernels_active(), rows->dtype);
-  for (size_t i = 0; i < count; i++) visible(mask, (first + i) / job->heads, rows->count, &begin[i], &end[i]);
-  for (; from < to; from += STRETCH) {
-    size_t stretch = pith_min_size(STRETCH, to - from);
+  for (size_t i = 0; i < count; i++) spans[i] = pith_mask_spans(mask, (first + i) / job->heads, from, to);
+  while ((from = first_seen(spans, count, to)) < to) {
+    size_t stop = from + pith_min_size(STRETCH, to - from), low[PITH_MAX_GROUP], high[PITH_MAX_GROUP];
     for (size_t i = 0; i < count; i += PITH_MAX_GROUP) {
-      size_t group = pith_min_size(PITH_MAX_GROUP, count - i), low[PITH_MAX_GROUP], high[PITH_MAX_GROUP];
-      for (size_t q = 0; q < group; q++) {
-        low[q] = pith_max_size(begin[i + q], from) - from;
-        high[q] = pith_max_size(pith_min_size(end[i + q], from + stretch), from) - from;
-      }
-      attend(&(pith_attend_block){
-          .group = group,
-          .d = rows->d,
-          .dv = rows->dv,
-          .rows = stretch,
-          .queries = state.query + i * rows->d,
-          .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
-          .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
-          .key_stride = rows->key_stride,
-          .value_stride = rows->value_stride,
-          .key_scales = scales_from(rows->key_scales, from, rows->d),
-          .value_scales = scales_from(rows->value_scales, from, rows->dv),
-          .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
-          .begin = low,
-          .end = high,
-          .largest = state.largest + i,
-          .sum = state.sum + i,
-          .output = state.output + i * rows->dv,
-      });
+      size_t group = pith_min_size(PITH_MAX_GROUP, count - i);
+      while (take_spans(spans + i, group, from, stop, low, high))
+        attend(&(pith_attend_block){
+            .group = group,
+            .d = rows->d,
+            .dv = rows->dv,
+            .rows = stop - from,
+            .queries = state.query + i * rows->d,
+            .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
+            .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
+            .key_stride = rows->key_stride,
+            .value_stride = rows->value_stride,
+            .key_scales = scales_from(rows->key_scales, from, rows->d),
+            .value_scales = scales_from(rows->value_scales, from, rows->dv),
+            .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
+            .begin = low,
+            .end = high,
+            .largest = state.largest + i,
+            .sum = state.sum + i,
+            .output = state.output + i * rows->dv,
+        });
     }
   }
 }
