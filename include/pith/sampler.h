@@ -1,0 +1,140 @@
+/* pith/sampler.h - draws from a matrix under inserts, edits and deletes (a turnstile stream).
+ *
+ * After "Sampling from attention under turnstile updates" (Song, Xie, Zhou, arXiv 2510.03678): for A (rows, dim) and
+ * x (dim), both kept up to date by single updates, draws a row i with probability y_i^2 / |y|^2 where y = A x.
+ *
+ * Objects belong to one thread while they change; draws change them too (a sketch that was drawn from is spent). */
+#ifndef PITH_SAMPLER_H
+#define PITH_SAMPLER_H
+
+#include "pith/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One change of the stream, as it also stands in .npy record files ('<u4', '<u4', '<u8', '<f8'). */
+typedef enum pith_update_kind {
+  PITH_UPDATE_A = 0,   /* A[row, column] += delta */
+  PITH_UPDATE_X = 1,   /* x[column] += delta; row is not read */
+  PITH_UPDATE_DRAW = 2 /* files of the command line only: `row` draws are wanted here */
+} pith_update_kind;
+
+typedef struct pith_update {
+  uint32_t kind, column;
+  uint64_t row;
+  double delta; /* finite */
+} pith_update;
+
+/* What was drawn. */
+typedef struct pith_draw {
+  uint64_t row;
+  double value;  /* of y at that row: exact, or estimated */
+  double weight; /* of draws without replacement: one over the chance that the row is among them; else 1 */
+} pith_draw;
+
+typedef enum pith_method {
+  PITH_METHOD_AUTO = 0,   /* exact where that fits into the memory allowed, else sketch */
+  PITH_METHOD_SKETCH = 1, /* Poisson-scaled CountSketch: memory does not grow with the rows */
+  PITH_METHOD_EXACT = 2   /* x fixed: y and a tree of sums of y^2; x free: A and a tree of Gram matrices */
+} pith_method;
+
+/* ---- The l2 sampler -------------------------------------------------------------------------- */
+
+/* How the largest entries of a sketch are found. */
+typedef enum pith_decode {
+  PITH_DECODE_AUTO = 0,  /* scan for few rows, else bits where x is fixed and dyadic where it is free */
+  PITH_DECODE_SCAN = 1,  /* look every row up: no memory, time grows with the rows */
+  PITH_DECODE_BITS = 2,  /* every cell also keeps a sum for each bit of the index */
+  PITH_DECODE_DYADIC = 3 /* sketches of groups of 32, 32^2, ... neighbours, searched from the top */
+} pith_decode;
+
+typedef enum pith_cells {
+  PITH_CELLS_FIXED = 0, /* int64 multiples of `unit`: deletes cancel to the bit, merges know no order */
+  PITH_CELLS_FLOAT = 1  /* double */
+} pith_cells;
+
+typedef struct pith_l2_options {
+  size_t struct_size;
+  size_t rows;     /* n, 1 .. 2^40 */
+  size_t dim;      /* d, 1 .. 2^31; default 1 */
+  const double *x; /* (dim), finite; NULL: ones where x is fixed, zeros where it is free */
+  int free_x;      /* x may be updated: dim columns are kept instead of one */
+  size_t draws;    /* most draws to be taken over the life of the sampler; default 1. A sketch serves `copies` of
+                      them (one in strict mode). An exact sampler needs no limit */
+  size_t distinct; /* most draws without replacement at a time; default 0 */
+  pith_method method;
+  pith_decode decode;
+  pith_cells cells;
+  double unit;    /* of fixed cells, a power of two; default 2^-20 */
+  int strict;     /* a sketch that cannot tell its two largest entries apart fails instead of choosing */
+  size_t copies;  /* K, 1 .. 8: points of the Poisson process per row, and draws per sketch; default 3 */
+  size_t depth;   /* R, odd, 1 .. 15: rows of a CountSketch; default 5 */
+  size_t buckets; /* W, a power of two, 16 .. 2^24; 0: 1024, or more where eps or distinct ask for it */
+  double eps;     /* relative error of the estimated value of a drawn row, for two draws of three or more;
+                     0: not asked for (about 0.1) */
+  size_t memory;  /* bytes allowed; default 1 GiB */
+  uint64_t seed;  /* default 1 */
+} pith_l2_options;
+
+typedef struct pith_l2 pith_l2;
+
+PITH_API void pith_l2_options_init(pith_l2_options *options);
+
+/* A sampler of A = 0. PITH_E_BUDGET where it does not fit into `memory`: the message names the most draws that do. */
+PITH_API PITH_CHECK pith_status pith_l2_create(pith_context *context, const pith_l2_options *options, pith_l2 **out);
+PITH_API void pith_l2_free(pith_l2 *sampler); /* NULL is fine */
+
+/* Applies updates in their order. *done (may be NULL): how many were applied; on failure the first bad one is number
+ * *done, those before it stand and nothing of it does. PITH_E_ARGUMENT: an index out of range, or an update of a fixed
+ * x; PITH_E_VALUE: a delta that is not finite, or a cell that would overflow. Time per update of A: copies * depth
+ * cells for every sketch, whatever n; of x: one addition. Sketches are spread over the threads of the context. */
+PITH_API PITH_CHECK pith_status pith_l2_update(pith_context *context, pith_l2 *sampler, const pith_update *updates,
+                                               size_t count, size_t *done);
+/* A[row, :] += factor * values (dim): inserts a row with 1, deletes it with -1. All or nothing. */
+PITH_API PITH_CHECK pith_status pith_l2_update_row(pith_context *context, pith_l2 *sampler, uint64_t row,
+                                                   const double *values, double factor);
+
+/* Takes `count` independent draws with fresh sketches. *drawn: how many came out: fewer than `count` in strict mode,
+ * where sketches may fail, and none where y = 0. PITH_E_BUDGET where more are asked for than are left. */
+PITH_API PITH_CHECK pith_status pith_l2_draw(pith_context *context, pith_l2 *sampler, size_t count, pith_draw *draws,
+                                             size_t *drawn);
+/* Takes up to `count` different rows from one fresh sketch, in the order of successive draws without replacement. For
+ * any f, sum of weight * f(row) estimates the sum of f over the rows with y_i != 0 without bias (Horvitz-Thompson with
+ * a conditional threshold; Cohen, Pagh, Woodruff, "WOR and p's", 2020). */
+PITH_API PITH_CHECK pith_status pith_l2_draw_distinct(pith_context *context, pith_l2 *sampler, size_t count,
+                                                      pith_draw *draws, size_t *drawn);
+/* |y|: exact, or estimated from a CountSketch of y within a few hundredths. */
+PITH_API PITH_CHECK pith_status pith_l2_norm(pith_context *context, const pith_l2 *sampler, double *norm);
+
+/* Adds the stream that `other` has seen to what `sampler` has seen. Both must have been created with the same
+ * options, seed and x: PITH_E_ARGUMENT names what differs. Updates of a free x add up too. What either has spent is
+ * spent. */
+PITH_API PITH_CHECK pith_status pith_l2_merge(pith_context *context, pith_l2 *sampler, const pith_l2 *other);
+
+/* Sketches as files of their own kind, checksummed (docs/format.md). Exact samplers are not saved. */
+PITH_API PITH_CHECK pith_status pith_l2_save(pith_context *context, const pith_l2 *sampler, const char *path);
+PITH_API PITH_CHECK pith_status pith_l2_load(pith_context *context, const char *path, pith_l2 **out);
+
+typedef struct pith_l2_info {
+  size_t rows, dim;
+  int free_x, strict;
+  pith_method method; /* as chosen */
+  pith_decode decode; /* as chosen; PITH_DECODE_AUTO where the method is exact */
+  pith_cells cells;
+  double unit;
+  size_t copies, depth, buckets;
+  size_t sketches, spent; /* how many there are, and were drawn from */
+  size_t failures;        /* of the spent ones */
+  size_t words;           /* of eight bytes, all that is kept */
+  uint64_t seed;
+} pith_l2_info;
+
+PITH_API pith_l2_info pith_l2_describe(const pith_l2 *sampler);
+PITH_API const char *pith_method_name(pith_method method); /* "sketch", ... */
+PITH_API const char *pith_decode_name(pith_decode decode); /* "bits", ... */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
