@@ -53,7 +53,7 @@ pith_gram_form pith_gram_form_matrix(const double *m, size_t d, double *packed);
 /* |A x|^2, or tr(A^T A M); at least 0. */
 double pith_gram_mass(const pith_gram *tree, const pith_gram_form *form);
 
-/* Draws a row; randomness is that of `stream` from 64 * index on (64 numbers belong to one draw). SIZE_MAX where all
+/* Draws a row; randomness is that of `stream` at `index`. SIZE_MAX where all
  * mass is 0. */
 size_t pith_gram_draw(const pith_gram *tree, const pith_gram_form *form, const pith_stream *stream, uint64_t index);
 

@@ -1,0 +1,234 @@
+/* gram.c - Gram tree: see gram.h. */
+#include "sampler/gram.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Entries up to here leave room for x^T G x, and for tr(G X G X^T), below what a double holds. */
+static const double LARGEST = 1e40;
+/* A leaf whose mass has fallen by this factor holds rounding errors of what it was: it is summed anew. */
+static const double FALL = 0x1p-10;
+
+enum { LEAST_LEAF = 16, LEAF_NUMBER = 63 /* of the 64 random numbers of a draw, that of the scan of the leaf */ };
+
+typedef struct leaf_state {
+  double peak; /* largest trace since it was summed anew */
+  uint64_t updates;
+} leaf_state;
+
+struct pith_gram {
+  size_t rows, d, packed, leaf_rows, leaves;
+  double *row;  /* (rows, d) */
+  double *gram; /* node k at k * packed: root 1, children 2k and 2k+1, leaf i at leaves + i; node 0 is workspace */
+  leaf_state *leaf;
+};
+
+size_t pith_gram_packed(size_t d) { return d * (d + 1) / 2; }
+size_t pith_gram_rows(const pith_gram *tree) { return tree->rows; }
+size_t pith_gram_columns(const pith_gram *tree) { return tree->d; }
+const double *pith_gram_row(const pith_gram *tree, size_t row) { return tree->row + row * tree->d; }
+
+size_t pith_gram_words(const pith_gram *tree) {
+  size_t state = tree->leaves * sizeof(leaf_state) + sizeof *tree;
+  return tree->rows * tree->d + 2 * tree->leaves * tree->packed + state / sizeof(double);
+}
+
+pith_status pith_gram_create(pith_context *context, size_t rows, size_t d, pith_gram **out) {
+  pith_gram *tree = pith_allocate_zero(context, 1, sizeof *tree);
+  if (!tree) return PITH_E_MEMORY;
+  tree->rows = rows;
+  tree->d = d;
+  tree->leaf_rows = pith_max_size(d, LEAST_LEAF);
+  tree->leaves = (rows - 1) / tree->leaf_rows + 1;
+  size_t values = 0, twice_packed = 0, nodes = 0;
+  if (__builtin_mul_overflow(rows, d, &values) || __builtin_mul_overflow(d, d + 1, &twice_packed) ||
+      __builtin_mul_overflow(2 * tree->leaves, twice_packed / 2, &nodes)) {
+    pith_release(context, tree);
+    return pith_fail(context, PITH_E_MEMORY, "a Gram tree over %zu rows of %zu columns does not fit in memory", rows,
+                     d);
+  }
+  tree->packed = twice_packed / 2;
+  tree->row = pith_allocate_zero(context, values, sizeof *tree->row);
+  tree->gram = pith_allocate_zero(context, nodes, sizeof *tree->gram);
+  tree->leaf = pith_allocate_zero(context, tree->leaves, sizeof *tree->leaf);
+  if (!tree->row || !tree->gram || !tree->leaf) {
+    pith_gram_free(context, tree);
+    return PITH_E_MEMORY;
+  }
+  *out = tree;
+  return PITH_OK;
+}
+
+void pith_gram_free(pith_context *context, pith_gram *tree) {
+  if (!tree) return;
+  pith_release(context, tree->leaf);
+  pith_release(context, tree->gram);
+  pith_release(context, tree->row);
+  pith_release(context, tree);
+}
+
+/* ---- Updates ---- */
+
+static double *node_gram(const pith_gram *tree, size_t node) { return tree->gram + node * tree->packed; }
+
+static double trace(const pith_gram *tree, size_t node) {
+  const double *gram = node_gram(tree, node);
+  double sum = 0;
+  for (size_t i = 0, at = 0; i < tree->d; at += ++i + 1) sum += gram[at];
+  return sum;
+}
+
+static void add_outer(double *gram, const double *a, size_t d, double factor) {
+  for (size_t i = 0; i < d; i++, gram += i) {
+    double left = factor * a[i];
+    for (size_t j = 0; j <= i; j++) gram[j] += left * a[j];
+  }
+}
+
+static void sum_leaf(pith_gram *tree, size_t leaf) {
+  double *gram = node_gram(tree, tree->leaves + leaf);
+  size_t begin = leaf * tree->leaf_rows, end = pith_min_size(begin + tree->leaf_rows, tree->rows);
+  memset(gram, 0, tree->packed * sizeof *gram);
+  for (size_t row = begin; row < end; row++) add_outer(gram, pith_gram_row(tree, row), tree->d, 1);
+  tree->leaf[leaf] = (leaf_state){.peak = trace(tree, tree->leaves + leaf)};
+}
+
+static void sum_children(pith_gram *tree, size_t node) {
+  double *gram = node_gram(tree, node);
+  const double *left = node_gram(tree, 2 * node), *right = node_gram(tree, 2 * node + 1);
+  for (size_t i = 0; i < tree->packed; i++) gram[i] = left[i] + right[i];
+}
+
+/* After `weight` updates of a leaf: sums it anew when that is due. */
+static void mend(pith_gram *tree, size_t leaf, size_t weight) {
+  leaf_state *state = &tree->leaf[leaf];
+  double mass = trace(tree, tree->leaves + leaf);
+  state->peak = fmax(state->peak, mass);
+  state->updates += weight;
+  if (state->updates < tree->d * tree->leaf_rows && mass >= FALL * state->peak) return;
+  sum_leaf(tree, leaf);
+  for (size_t node = (tree->leaves + leaf) / 2; node > 0; node /= 2) sum_children(tree, node);
+}
+
+bool pith_gram_add(pith_gram *tree, size_t row, size_t column, double delta) {
+  size_t d = tree->d, leaf = row / tree->leaf_rows;
+  double *a = tree->row + row * d, old = a[column];
+  if (!(fabs(old + delta) <= LARGEST)) return false;
+  double change = (old + delta) - old; /* what the entry really changes by */
+  double *step = node_gram(tree, 0);   /* of row `column` of every Gram above */
+  for (size_t k = 0; k < d; k++) step[k] = change * a[k];
+  step[column] = change * (2 * old + change);
+  for (size_t node = tree->leaves + leaf; node > 0; node /= 2) {
+    double *gram = node_gram(tree, node) + pith_gram_packed(column);
+    for (size_t k = 0; k <= column; k++) gram[k] += step[k];
+    for (size_t k = column + 1, at = 2 * column + 1; k < d; at += ++k) gram[at] += step[k];
+  }
+  a[column] = old + delta;
+  mend(tree, leaf, 1);
+  return true;
+}
+
+static bool all_small(const double *values, size_t count) {
+  for (size_t i = 0; i < count; i++)
+    if (!(fabs(values[i]) <= LARGEST)) return false;
+  return true;
+}
+
+bool pith_gram_set_row(pith_gram *tree, size_t row, const double *values) {
+  size_t d = tree->d, leaf = row / tree->leaf_rows;
+  if (!all_small(values, d)) return false;
+  double *a = tree->row + row * d, *step = node_gram(tree, 0);
+  memset(step, 0, tree->packed * sizeof *step);
+  add_outer(step, values, d, 1);
+  add_outer(step, a, d, -1);
+  for (size_t node = tree->leaves + leaf; node > 0; node /= 2) {
+    double *gram = node_gram(tree, node);
+    for (size_t i = 0; i < tree->packed; i++) gram[i] += step[i];
+  }
+  memcpy(a, values, d * sizeof *a);
+  mend(tree, leaf, d);
+  return true;
+}
+
+bool pith_gram_set(pith_gram *tree, const double *values) {
+  if (!all_small(values, tree->rows * tree->d)) return false;
+  memcpy(tree->row, values, tree->rows * tree->d * sizeof *values);
+  for (size_t leaf = 0; leaf < tree->leaves; leaf++) sum_leaf(tree, leaf);
+  for (size_t node = tree->leaves; node-- > 1;) sum_children(tree, node);
+  return true;
+}
+
+void pith_gram_total(const pith_gram *tree, double *out) {
+  const double *gram = node_gram(tree, 1);
+  for (size_t i = 0; i < tree->d; i++)
+    for (size_t j = 0; j <= i; j++) out[i * tree->d + j] = out[j * tree->d + i] = *gram++;
+}
+
+/* ---- Questions ---- */
+
+/* Packed with entries off the diagonal doubled: tr(G M) is then one product. */
+pith_gram_form pith_gram_form_vector(const double *x, size_t d, double *packed) {
+  double *at = packed;
+  for (size_t i = 0; i < d; i++)
+    for (size_t j = 0; j <= i; j++) *at++ = (i == j ? 1 : 2) * x[i] * x[j];
+  return (pith_gram_form){.matrix = packed, .x = x};
+}
+
+pith_gram_form pith_gram_form_matrix(const double *m, size_t d, double *packed) {
+  double *at = packed;
+  for (size_t i = 0; i < d; i++)
+    for (size_t j = 0; j <= i; j++) *at++ = i == j ? m[i * d + j] : m[i * d + j] + m[j * d + i];
+  return (pith_gram_form){.matrix = packed};
+}
+
+/* Eight sums in a fixed order: the same bytes however it is compiled. */
+static double product(const double *a, const double *b, size_t count) {
+  double sum[8] = {0};
+  size_t whole = count / 8 * 8;
+  for (size_t i = 0; i < whole; i += 8)
+    for (size_t k = 0; k < 8; k++) sum[k] += a[i + k] * b[i + k];
+  for (size_t i = whole; i < count; i++) sum[i - whole] += a[i] * b[i];
+  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+static double node_mass(const pith_gram *tree, size_t node, const pith_gram_form *form) {
+  return fmax(product(node_gram(tree, node), form->matrix, tree->packed), 0);
+}
+
+double pith_gram_mass(const pith_gram *tree, const pith_gram_form *form) { return node_mass(tree, 1, form); }
+
+static double row_mass(const pith_gram *tree, size_t row, const pith_gram_form *form) {
+  const double *a = pith_gram_row(tree, row);
+  if (form->x) {
+    double y = product(a, form->x, tree->d);
+    return y * y;
+  }
+  double sum = 0;
+  const double *matrix = form->matrix;
+  for (size_t i = 0; i < tree->d; i++, matrix += i) sum += a[i] * product(matrix, a, i + 1);
+  return fmax(sum, 0);
+}
+
+/* A row of begin .. end-1 by its own mass; SIZE_MAX where there is none. */
+static size_t scan(const pith_gram *tree, const pith_gram_form *form, size_t begin, size_t end, double uniform) {
+  double total = 0, sum = 0;
+  for (size_t row = begin; row < end; row++) total += row_mass(tree, row, form);
+  for (size_t row = begin; row < end; row++) {
+    sum += row_mass(tree, row, form);
+    if (uniform * total < sum) return row;
+  }
+  return SIZE_MAX;
+}
+
+size_t pith_gram_draw(const pith_gram *tree, const pith_gram_form *form, const pith_stream *stream, uint64_t index) {
+  size_t node = 1;
+  for (uint64_t level = 0; node < tree->leaves; level++) {
+    double left = node_mass(tree, 2 * node, form), right = node_mass(tree, 2 * node + 1, form);
+    node = 2 * node + (pith_random_uniform(stream, index * 64 + level) * (left + right) >= left);
+  }
+  double uniform = pith_random_uniform(stream, index * 64 + LEAF_NUMBER);
+  size_t begin = (node - tree->leaves) * tree->leaf_rows;
+  size_t row = scan(tree, form, begin, pith_min_size(begin + tree->leaf_rows, tree->rows), uniform);
+  /* Mass that was rounding alone led to rows that have none: seldom, and then all rows are looked at. */
+  return row != SIZE_MAX ? row : scan(tree, form, 0, tree->rows, uniform);
+}
