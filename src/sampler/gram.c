@@ -17,6 +17,7 @@ typedef struct leaf_state {
 } leaf_state;
 
 struct pith_gram {
+  pith_memory *memory;
   size_t rows, d, packed, leaf_rows, leaves;
   double *row;  /* (rows, d) */
   double *gram; /* node k at k * packed: root 1, children 2k and 2k+1, leaf i at leaves + i; node 0 is workspace */
@@ -33,38 +34,47 @@ size_t pith_gram_words(const pith_gram *tree) {
   return tree->rows * tree->d + 2 * tree->leaves * tree->packed + state / sizeof(double);
 }
 
+static double *zeros(pith_memory *memory, size_t count) {
+  double *out = pith_memory_allocate(memory, count, sizeof *out);
+  if (out) memset(out, 0, count * sizeof *out);
+  return out;
+}
+
 pith_status pith_gram_create(pith_context *context, size_t rows, size_t d, pith_gram **out) {
-  pith_gram *tree = pith_allocate_zero(context, 1, sizeof *tree);
-  if (!tree) return PITH_E_MEMORY;
-  tree->rows = rows;
-  tree->d = d;
-  tree->leaf_rows = pith_max_size(d, LEAST_LEAF);
-  tree->leaves = (rows - 1) / tree->leaf_rows + 1;
+  pith_gram shape = {.rows = rows, .d = d, .leaf_rows = pith_max_size(d, LEAST_LEAF)};
   size_t values = 0, twice_packed = 0, nodes = 0;
-  if (__builtin_mul_overflow(rows, d, &values) || __builtin_mul_overflow(d, d + 1, &twice_packed) ||
-      __builtin_mul_overflow(2 * tree->leaves, twice_packed / 2, &nodes)) {
-    pith_release(context, tree);
-    return pith_fail(context, PITH_E_MEMORY, "a Gram tree over %zu rows of %zu columns does not fit in memory", rows,
-                     d);
+  shape.leaves = (rows - 1) / shape.leaf_rows + 1;
+  bool fits = !__builtin_mul_overflow(rows, d, &values) && !__builtin_mul_overflow(d, d + 1, &twice_packed);
+  shape.packed = twice_packed / 2;
+  fits = fits && !__builtin_mul_overflow(2 * shape.leaves, shape.packed, &nodes);
+  pith_gram *tree = NULL;
+  shape.memory = fits ? pith_memory_share(context) : NULL;
+  if (shape.memory) tree = pith_memory_allocate(shape.memory, 1, sizeof *tree);
+  if (!tree) {
+    pith_memory_unshare(shape.memory);
+    return pith_fail(context, PITH_E_MEMORY, "no memory for a Gram tree over %zu rows of %zu columns", rows, d);
   }
-  tree->packed = twice_packed / 2;
-  tree->row = pith_allocate_zero(context, values, sizeof *tree->row);
-  tree->gram = pith_allocate_zero(context, nodes, sizeof *tree->gram);
-  tree->leaf = pith_allocate_zero(context, tree->leaves, sizeof *tree->leaf);
+  *tree = shape;
+  tree->row = zeros(tree->memory, values);
+  tree->gram = zeros(tree->memory, nodes);
+  tree->leaf = pith_memory_allocate(tree->memory, tree->leaves, sizeof *tree->leaf);
   if (!tree->row || !tree->gram || !tree->leaf) {
-    pith_gram_free(context, tree);
-    return PITH_E_MEMORY;
+    pith_gram_free(tree);
+    return pith_fail(context, PITH_E_MEMORY, "no memory for a Gram tree over %zu rows of %zu columns", rows, d);
   }
+  memset(tree->leaf, 0, tree->leaves * sizeof *tree->leaf);
   *out = tree;
   return PITH_OK;
 }
 
-void pith_gram_free(pith_context *context, pith_gram *tree) {
+void pith_gram_free(pith_gram *tree) {
   if (!tree) return;
-  pith_release(context, tree->leaf);
-  pith_release(context, tree->gram);
-  pith_release(context, tree->row);
-  pith_release(context, tree);
+  pith_memory *memory = tree->memory;
+  pith_memory_release(memory, tree->leaf);
+  pith_memory_release(memory, tree->gram);
+  pith_memory_release(memory, tree->row);
+  pith_memory_release(memory, tree);
+  pith_memory_unshare(memory);
 }
 
 /* ---- Updates ---- */

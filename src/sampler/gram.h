@@ -24,7 +24,7 @@ typedef struct pith_gram pith_gram;
 
 /* A zero matrix. rows and d at least 1. PITH_E_MEMORY. */
 pith_status pith_gram_create(pith_context *context, size_t rows, size_t d, pith_gram **out);
-void pith_gram_free(pith_context *context, pith_gram *tree); /* NULL is fine */
+void pith_gram_free(pith_gram *tree); /* NULL is fine */
 
 /* A_ij += delta. False, and nothing changed, where the entry or a Gram would no longer be finite. */
 bool pith_gram_add(pith_gram *tree, size_t row, size_t column, double delta);
