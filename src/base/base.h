@@ -76,6 +76,8 @@ enum { /* purposes: one number each, never reused */
        PITH_STREAM_ASCENT = 6,
        PITH_STREAM_QUERIES = 7,
        PITH_STREAM_BATCHES = 8,
+       PITH_STREAM_SKETCHES = 9,
+       PITH_STREAM_DRAWS = 10,
        PITH_STREAM_PAIRS = 20,
        PITH_STREAM_ROW_CELLS = 21,
        PITH_STREAM_KEYS = 22,

@@ -1,7 +1,7 @@
 /* kernels.h - the innermost loops, one table of function pointers per instruction set.
  *
- * f32 arithmetic throughout; f16 and bf16 are storage types. Every table computes the same functions
- * to the same error bounds (kernels.c states them), not to the same bits. */
+ * f32 arithmetic but for sketches; f16 and bf16 are storage types. Every table computes the same functions
+ * to the same error bounds (kernels.c states them), and but for sketches not to the same bits. */
 #ifndef PITH_SRC_KERNELS_H
 #define PITH_SRC_KERNELS_H
 
@@ -48,6 +48,28 @@ typedef struct pith_attend_block {
   float *output;             /* (group, dv), not yet divided by sum */
 } pith_attend_block;
 
+/* Linear sketches. Unlike the others these yield the same bits in every table (kernels/sketch.h), since sketches are
+ * merged and kept. A slot is twice a bucket, plus 1 where the sign is minus. */
+typedef struct pith_sketch_kernels {
+  /* Different ids give different bases, which look random. */
+  void (*hash)(uint64_t key, const uint64_t *id, uint64_t *base, size_t n);
+  /* sum[i] += an exponential variable of mean 1 that belongs to base[i] and key */
+  void (*exponential)(uint64_t key, const uint64_t *base, double *sum, size_t n);
+  /* out[i] = value[i] * factor / sqrt(max(gamma[i], PITH_LEAST_GAMMA)) */
+  void (*scale)(const double *value, const double *gamma, double factor, double *out, size_t n);
+  /* slot[i] = base[i] * multiplier >> shift: universal hashing of Dietzfelbinger, Hagerup, Katajainen, Penttonen */
+  void (*slots)(const uint64_t *base, uint64_t multiplier, int shift, uint32_t *slot, size_t n);
+  /* To the nearest whole number, ties to even; |value| < 2^62. */
+  void (*round)(const double *value, int64_t *out, size_t n);
+  /* cells[bucket] += or -= value */
+  void (*add)(int64_t *cells, const uint32_t *slot, const int64_t *value, size_t n);
+  /* The same to those of the bucket's `width` cells (a multiple of 8) whose bit is set in id. */
+  void (*add_bits)(int64_t *cells, size_t width, const uint32_t *slot, const uint64_t *id, const int64_t *value,
+                   size_t n);
+} pith_sketch_kernels;
+
+#define PITH_LEAST_GAMMA 0x1p-40
+
 typedef struct pith_kernels {
   const char *name;
   float (*dot)(const float *a, const float *b, size_t n);
@@ -66,6 +88,7 @@ typedef struct pith_kernels {
   void (*attend_bf16)(const pith_attend_block *block);
   void (*attend_q8)(const pith_attend_block *block);
   void (*attend_q4)(const pith_attend_block *block);
+  const pith_sketch_kernels *sketch;
 } pith_kernels;
 
 #define PITH_EXP_ULP 2.0

@@ -5,6 +5,7 @@
 
 #include "kernels/exponential.h"
 #include "kernels/kernels.h"
+#include "kernels/sketch.h"
 
 /* Sums that run side by side, so that short chains keep the rounding small. */
 enum { SUMS = 8, TILE = 64 };
@@ -192,4 +193,4 @@ static void attend_q4(const pith_attend_block *block) { attend(block, widen_q4);
 
 const pith_kernels pith_kernels_scalar = {"scalar",   dot,         axpy,       exp_sum,     largest,
                                           f16_to_f32, bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32,
-                                          attend_f16, attend_bf16, attend_q8,  attend_q4};
+                                          attend_f16, attend_bf16, attend_q8,  attend_q4,   &sketch_kernels};

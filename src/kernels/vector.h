@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "kernels/exponential.h"
+#include "kernels/sketch.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -337,5 +338,6 @@ ATTEND(attend_bf16, BF16)
 ATTEND(attend_q8, Q8)
 ATTEND(attend_q4, Q4)
 
-const pith_kernels TABLE = {TABLE_NAME, dot,         axpy,       exp_sum,    largest,     f16_to_f32, bf16_to_f32,
-                            f32_to_f16, f32_to_bf16, attend_f32, attend_f16, attend_bf16, attend_q8,  attend_q4};
+const pith_kernels TABLE = {TABLE_NAME, dot,         axpy,       exp_sum,     largest,
+                            f16_to_f32, bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32,
+                            attend_f16, attend_bf16, attend_q8,  attend_q4,   &sketch_kernels};
