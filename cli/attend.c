@@ -5,9 +5,9 @@
 
 typedef struct attend_arguments {
   common_arguments common;
-  const char *summary, *keys, *values, *queries, *output;
+  const char *summary, *keys, *values, *queries, *output, *globals, *block_mask;
   int causal;
-  size_t window;
+  size_t window, block;
   double scale;
 } attend_arguments;
 
@@ -28,8 +28,16 @@ static const cli_option mask_options[] = {
     {"window", 0, OPTION_COUNT, "N", "a query sees keys less than N positions away", FIELD(window), .least = 1},
     {"scale", 0, OPTION_REAL, "S", "softmax scale (default 1/sqrt(d), or that of the summary)", FIELD(scale),
      .open = true},
-    {"global", 0, OPTION_LATER, "I,J,...", "", .offset = 0},
-    {"block-mask", 0, OPTION_LATER, "M.npy", "", .offset = 0},
+    {"global", 0, OPTION_TEXT, "I,J,...",
+     "positions, such as 0-3,100, that every query sees beside its window and blocks, and from which all keys are seen",
+     FIELD(globals)},
+    {"block-mask", 0, OPTION_FILE, "M.npy",
+     "blocks of keys that each block of queries sees: (blocks of queries, blocks of keys), bool or u1, one for all "
+     "heads "
+     "or one for each query head",
+     FIELD(block_mask)},
+    {"block-size", 0, OPTION_COUNT, "N", "queries and keys of a block (default: what divides them evenly)",
+     FIELD(block), .least = 1},
     {"eps", 0, OPTION_LATER, "E", "", .offset = 0},
     {.name = NULL}};
 
@@ -47,9 +55,18 @@ static int check_usage(const cli_command *command, const attend_arguments *argum
     return usage_error(command,
                        "--causal means nothing with --summary: a summary holds no later keys, all its queries "
                        "are asked after it");
-  if (arguments->summary && arguments->window)
-    return usage_error(command,
-                       "--window means nothing with --summary: its points no longer stand at single positions");
+  const char *pattern = arguments->window       ? "--window"
+                        : arguments->globals    ? "--global"
+                        : arguments->block_mask ? "--block-mask"
+                                                : NULL;
+  if (arguments->summary && pattern)
+    return usage_error(command, "%s means nothing with --summary: its points no longer stand at single positions",
+                       pattern);
+  if (arguments->globals && !arguments->window && !arguments->block_mask)
+    return usage_error(
+        command, "--global without --window N or --block-mask M.npy: all keys are seen already; give one of them");
+  if (arguments->block && !arguments->block_mask)
+    return usage_error(command, "--block-size without --block-mask M.npy; give the mask");
   if (!arguments->queries) return usage_error(command, "--queries Q.npy is missing");
   if (!arguments->output) return usage_error(command, "-o OUT.npy is missing");
   return EXIT_DONE;
@@ -100,18 +117,50 @@ static pith_array answers_view(const pith_array *queries, size_t dv, const float
   return out;
 }
 
-static pith_status attend(cli_session *session, const answer_source *source, const pith_array *queries, float *out) {
+/* What limits the keys that a query sees. */
+typedef struct cli_pattern {
+  size_t *globals;
+  cli_input block_mask;
+} cli_pattern;
+
+static int pattern_open(cli_session *session, size_t keys, cli_pattern *pattern, pith_attention_options *options) {
   const attend_arguments *arguments = session->arguments;
-  if (source->summary) return pith_summary_attend(session->context, source->summary, queries, arguments->scale, out);
-  pith_attention_options options;
-  pith_attention_options_init(&options);
-  options.scale = arguments->scale;
-  options.causal = arguments->causal;
-  options.window = arguments->window;
-  return pith_attention_compute(session->context, queries, &source->keys.array, &source->values.array, &options, out);
+  pith_attention_options_init(options);
+  options->scale = arguments->scale;
+  options->causal = arguments->causal;
+  options->window = arguments->window;
+  options->block = arguments->block;
+  if (arguments->globals) {
+    size_t beyond = 0;
+    if (!positions_parse(arguments->globals, keys, NULL, &options->global_count, &beyond)) {
+      if (beyond < SIZE_MAX)
+        return session_error(session, EXIT_INPUT, "--global %s: there is no position %zu in %zu keys",
+                             arguments->globals, beyond, keys);
+      return usage_error(session->command, "--global '%s': give positions such as 0,100 or 0-3,100",
+                         arguments->globals);
+    }
+    options->globals = pattern->globals = allocate_zero(options->global_count, sizeof *pattern->globals);
+    positions_parse(arguments->globals, keys, pattern->globals, &options->global_count, &beyond);
+  }
+  if (!arguments->block_mask) return EXIT_DONE;
+  int code = input_open(session, "--block-mask", arguments->block_mask, &pattern->block_mask);
+  options->block_mask = &pattern->block_mask.array;
+  return code;
 }
 
-static void report(cli_session *session, const pith_array *answers, size_t keys, double seconds) {
+static void pattern_close(cli_pattern *pattern) {
+  input_close(&pattern->block_mask);
+  free(pattern->globals);
+}
+
+static pith_status attend(cli_session *session, const answer_source *source, const pith_array *queries,
+                          const pith_attention_options *options, float *out) {
+  if (source->summary) return pith_summary_attend(session->context, source->summary, queries, options->scale, out);
+  return pith_attention_compute(session->context, queries, &source->keys.array, &source->values.array, options, out);
+}
+
+/* `seen`: keys that a query sees, mean over queries. */
+static void report(cli_session *session, const pith_array *answers, size_t keys, double seen, double seconds) {
   const attend_arguments *arguments = session->arguments;
   size_t queries = 1;
   for (size_t i = 0; i + 1 < answers->ndim; i++) queries *= answers->shape[i];
@@ -119,10 +168,12 @@ static void report(cli_session *session, const pith_array *answers, size_t keys,
     json_t *object = json_report();
     json_object_set_new(object, "queries", json_count(queries));
     json_object_set_new(object, "keys", json_count(keys));
+    if (!arguments->summary) json_object_set_new(object, "keys_seen", json_number(seen));
     json_object_set_new(object, "seconds", json_number(seconds));
     json_print(object, session->out);
   } else if (!session->common->quiet) {
     fprintf(session->out, "%s: %zu answers over %zu keys a head, %.3f s\n", arguments->output, queries, keys, seconds);
+    if (arguments->window || arguments->block_mask) fprintf(session->out, "a query sees %.1f keys in the mean\n", seen);
   }
 }
 
@@ -133,9 +184,13 @@ static int run(cli_session *session) {
   if (code) return code;
   answer_source source = {0};
   cli_input queries = {0};
+  cli_pattern pattern = {0};
+  pith_attention_options options;
+  double seen = 0;
   float *out = NULL;
   code = source_open(session, &source);
   if (!code) code = input_open(session, "--queries", arguments->queries, &queries);
+  if (!code) code = pattern_open(session, source.rows, &pattern, &options);
   if (code) goto done;
 
   pith_array answers = answers_view(&queries.array, source.dv, NULL);
@@ -147,15 +202,18 @@ static int run(cli_session *session) {
     }
   answers.data = out = allocate_zero(count, sizeof *out);
   double started = seconds_now();
-  pith_status status = attend(session, &source, &queries.array, out);
+  pith_status status = attend(session, &source, &queries.array, &options, out);
   double seconds = seconds_now() - started;
+  if (status >= 0 && !source.summary)
+    status = pith_attention_seen(session->context, &queries.array, &source.keys.array, &options, &seen);
   if (status >= 0) status = pith_npy_write(session->context, arguments->output, &answers);
   if (status < 0)
     code = session_fail(session, status);
   else
-    report(session, &answers, source.rows, seconds);
+    report(session, &answers, source.rows, seen, seconds);
 done:
   free(out);
+  pattern_close(&pattern);
   input_close(&queries);
   source_close(&source);
   return code;
@@ -168,12 +226,17 @@ const cli_command command_attend = {
     .description =
         "Computes softmax attention. With --keys and --values the answers are exact (f32 arithmetic);\n"
         "with --summary they come from its few points, and 'pith inspect' says what is promised of\n"
-        "them. Several query heads may share one key head, as in grouped-query attention.",
+        "them. Several query heads may share one key head, as in grouped-query attention.\n\n"
+        "A key is seen when --causal, --window and --block-mask all let it through, or when it or the\n"
+        "query stands at a --global position (only --causal binds those). Blocks of keys that a query\n"
+        "does not see are not read.",
     .examples =
         "  From a summary:\n"
         "    pith attend --summary S.safetensors --queries NEW.npy -o ANSWERS.npy\n"
         "  Exactly, with a causal mask, to a pipe:\n"
-        "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal -o - | consumer\n",
+        "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal -o - | consumer\n"
+        "  A window and four sinks:\n"
+        "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal --window 512 --global 0-3 -o A.npy\n",
     .groups = groups,
     .arguments_size = sizeof(attend_arguments),
     .run = run};

@@ -95,6 +95,9 @@ const cli_command *command_find(const char *name);
 int options_parse(const cli_command *command, int argc, char **argv, void *arguments, size_t *operands);
 /* A number as options take it: 0.25, 1e-3, 1/4. False: not one, or not finite. */
 bool number_parse(const char *text, double *value);
+/* A list of positions such as 0,7 or 0-3,100: their number goes to *count, and they to `out` (NULL: not wanted). False:
+ * not one, or a position of `limit` or more, which *beyond then is (else SIZE_MAX). */
+bool positions_parse(const char *text, size_t limit, size_t *out, size_t *count, size_t *beyond);
 /* What an option's value may be: "a whole number, 1 or more". */
 void option_allowed(const cli_option *option, char *out, size_t size);
 /* The nearest of some names to a mistyped one; NULL when none is near. */

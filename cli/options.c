@@ -110,6 +110,27 @@ static bool real_parse(const char *text, double *value, const char **end) {
   return stop != text && isfinite(*value);
 }
 
+bool positions_parse(const char *text, size_t limit, size_t *out, size_t *count, size_t *beyond) {
+  *count = 0;
+  *beyond = SIZE_MAX;
+  for (;; text++) {
+    const char *end = NULL;
+    size_t first = 0, last = 0;
+    if (!count_parse(text, &first, &end)) return false;
+    last = first;
+    if (*end == '-' && (!count_parse(end + 1, &last, &end) || last < first)) return false;
+    if (last >= limit) {
+      *beyond = last;
+      return false;
+    }
+    for (size_t i = first; out && i <= last; i++) out[*count + i - first] = i;
+    if (__builtin_add_overflow(*count, last - first + 1, count)) return false;
+    text = end;
+    if (*text != ',') break;
+  }
+  return !*text;
+}
+
 bool number_parse(const char *text, double *value) {
   const char *end = NULL;
   double number = 0, divisor = 1;

@@ -258,7 +258,7 @@ static void test_bad_headers(void **state) {
     pith_status status;
     const char *says;
   } cases[] = {
-      {"{'descr': '|b1', 'fortran_order': False, 'shape': (24,), }", PITH_E_TYPE, "|b1"},
+      {"{'descr': '|V1', 'fortran_order': False, 'shape': (24,), }", PITH_E_TYPE, "|V1"},
       {"{'descr': '<i4', 'fortran_order': False, 'shape': (6,), }", PITH_E_TYPE, "<i4"},
       {"{'descr': '=f4', 'fortran_order': False, 'shape': (6,), }", PITH_E_TYPE, "=f4"},
       {"{'descr': '|f4', 'fortran_order': False, 'shape': (6,), }", PITH_E_TYPE, "|f4"},

@@ -17,6 +17,19 @@ typedef struct pith_attention_options {
   double scale;  /* s; 0: 1/sqrt(d) */
   int causal;    /* query row r of m stands at position n - m + r and sees keys up to there */
   size_t window; /* 0: none. A query at position p sees keys j with |p - j| < window */
+
+  /* Global positions, in any order, each below n: every query sees these keys, and queries that stand there see
+   * all keys, whatever window and block mask say; `causal` binds them too (Beltagy et al., Longformer, 2020). Sinks
+   * beside a window are the first few positions (Xiong et al., StreamingLLM, 2024). */
+  const size_t *globals;
+  size_t global_count;
+
+  /* Which blocks of keys each block of queries sees: u8 or i8, not 0 where it does; (R, C), or with the leading
+   * axes of the queries. NULL: none. A block is `block` queries by `block` keys, so that R = ceil(m / block) and
+   * C = ceil(n / block); with block = 0 it is m / R queries by n / C keys, which must be whole. Row 0 begins with
+   * the first query. A key must pass the block mask, `window` and `causal`. */
+  const pith_array *block_mask;
+  size_t block;
 } pith_attention_options;
 
 PITH_API void pith_attention_options_init(pith_attention_options *options);
@@ -34,6 +47,11 @@ PITH_API void pith_attention_options_init(pith_attention_options *options);
 PITH_API PITH_CHECK pith_status pith_attention_compute(pith_context *context, const pith_array *queries,
                                                        const pith_array *keys, const pith_array *values,
                                                        const pith_attention_options *options, float *out);
+
+/* How many keys a query sees under these options, mean over all queries and heads. Shapes and failures as above. */
+PITH_API PITH_CHECK pith_status pith_attention_seen(pith_context *context, const pith_array *queries,
+                                                    const pith_array *keys, const pith_attention_options *options,
+                                                    double *out);
 
 /* How far answers are from the exact ones, over `rows` queries: L2 norm of each row's difference. */
 typedef struct pith_error {

@@ -73,6 +73,22 @@ void pith_spans_next(pith_spans *spans);
 /* How many of the rows 0 .. rows-1 query row `query` sees. */
 size_t pith_mask_count(const pith_mask *mask, size_t query, size_t rows);
 
+/* The masks that options ask for, made ready: `mask_count` is 1 where all heads share one, else one for each query
+ * head (layer * query heads + head). */
+typedef struct pith_pattern {
+  pith_attention_options options; /* complete: scale is never 0 */
+  size_t mask_count;
+  pith_mask *masks;
+  pith_block_mask *blocks;
+  size_t *globals;
+  unsigned char *seen;
+} pith_pattern;
+
+/* Checks the options (NULL: defaults) against m queries and n keys in shapes that fit together. */
+pith_status pith_pattern_open(pith_context *context, const pith_attention_options *options, const pith_array *queries,
+                              const pith_array *keys, pith_pattern *pattern);
+void pith_pattern_close(pith_context *context, pith_pattern *pattern);
+
 /* What all query heads of one kv head ask. */
 typedef struct pith_attend_job {
   pith_rows rows;

@@ -11,7 +11,8 @@ enum { HEADER_LIMIT = 1 << 16, MAX_NDIM = 4 };
 static const struct {
   char code[3];
   pith_dtype dtype;
-} types[] = {{"f2", PITH_F16}, {"f4", PITH_F32}, {"f8", PITH_F64}, {"i8", PITH_I64}, {"u1", PITH_U8}, {"i1", PITH_I8}};
+} types[] = {{"f2", PITH_F16}, {"f4", PITH_F32}, {"f8", PITH_F64}, {"i8", PITH_I64},
+             {"u1", PITH_U8},  {"i1", PITH_I8},  {"b1", PITH_U8}};
 
 typedef struct header {
   pith_dtype dtype;
@@ -84,7 +85,7 @@ static pith_status read_descr(cursor *c, header *h) {
         return PITH_OK;
       }
   return pith_fail(c->context, PITH_E_TYPE,
-                   "%s: descr: elements are \"%s\"; f2, f4, f8, i8, u1 and i1 are supported (with < or >)", c->name,
+                   "%s: descr: elements are \"%s\"; f2, f4, f8, i8, u1, i1 and b1 are supported (with < or >)", c->name,
                    pith_quote(text, length).text);
 }
 

@@ -19,3 +19,23 @@ quietly attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.np
 cp .out report.json
 check has report.json queries keys seconds
 check true report.json 'r["queries"] == 150 and r["keys"] == 200'
+# Patterns: Longformer, sinks and a window, blocks of one mask and of one mask a head.
+quietly attend --keys "$DATA/k4.npy" --values "$DATA/v4.npy" --queries "$DATA/q4.npy" --window 9 --global 100,3 -o a.npy
+check attends a.npy "$DATA/q4.npy" "$DATA/k4.npy" "$DATA/v4.npy" window=9 globals=3,100
+quietly attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --causal --window 5 --global 0-3 -o a.npy
+check attends a.npy "$DATA/q.npy" "$DATA/k.npy" "$DATA/v.npy" causal window=5 globals=0,1,2,3
+"$PYTHON" -c 'import numpy as n; r = n.random.default_rng(1); n.save("m.npy", r.random((10, 20)) < .4 + n.eye(10, 20))'
+"$PYTHON" -c 'import numpy as n; r = n.random.default_rng(2); n.save("h.npy", (r.random((2, 4, 8, 10)) < .4) | n.eye(8, 10, dtype=bool))'
+quietly attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --block-mask m.npy -o a.npy --json
+cp .out report.json
+check attends a.npy "$DATA/q.npy" "$DATA/k.npy" "$DATA/v.npy" blocks=m.npy
+check true report.json '0 < r["keys_seen"] < 200'
+quietly attend --keys "$DATA/k4.npy" --values "$DATA/v4.npy" --queries "$DATA/q4.npy" --block-mask h.npy --global 0 -o a.npy
+check attends a.npy "$DATA/q4.npy" "$DATA/k4.npy" "$DATA/v4.npy" blocks=h.npy globals=0
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --window 5 --global 0-3,200 -o b.npy
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --window 5 --global 3- -o b.npy
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --global 3 -o b.npy
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --block-size 3 -o b.npy
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --block-mask h.npy -o b.npy
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --block-mask m.npy --block-size 30 -o b.npy
+try attend --keys "$DATA/k.npy" --values "$DATA/v.npy" --queries "$DATA/q.npy" --block-mask "$DATA/k.npy" -o b.npy

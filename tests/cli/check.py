@@ -10,8 +10,8 @@ def fail(sentence):
     sys.exit(1)
 
 
-def attention(q, k, v, causal=False, window=0):
-    """Softmax attention in double; key heads are shared by groups of query heads."""
+def attention(q, k, v, causal=False, window=0, globals=(), blocks=None):
+    """Softmax attention in double; key heads are shared by groups of query heads. blocks: one mask, or one a head."""
     lead = q.shape[:-2]
     q, k, v = (a.astype(np.float64).reshape((-1,) + a.shape[-2:]) for a in (q, k, v))
     layers = lead[0] if len(lead) == 2 else 1
@@ -22,19 +22,30 @@ def attention(q, k, v, causal=False, window=0):
     for i in range(len(q)):
         head = i // query_heads * kv_heads + i % query_heads // (query_heads // kv_heads)
         logit = q[i] @ k[head].T / np.sqrt(q.shape[-1])
-        if causal:
-            logit = np.where(np.arange(n) <= position, logit, -np.inf)
+        keys = np.arange(n)
+        seen = np.ones((m, n), bool)
         if window:
-            logit = np.where(np.abs(np.arange(n) - position) < window, logit, -np.inf)
+            seen &= np.abs(keys - position) < window
+        if blocks is not None:
+            mask = blocks.reshape((-1,) + blocks.shape[-2:])[i if blocks.ndim > 2 else 0]
+            rows, columns = m // mask.shape[0], n // mask.shape[1]
+            seen &= np.kron(mask, np.ones((rows, columns))).astype(bool)
+        seen |= np.isin(keys, globals) | np.isin(position, globals)
+        if causal:
+            seen &= keys <= position
+        logit = np.where(seen, logit, -np.inf)
         weight = np.exp(logit - logit.max(axis=1, keepdims=True))
         out[i] = weight @ v[head] / weight.sum(axis=1, keepdims=True)
     return out.reshape(lead + out.shape[1:])
 
 
 def attends(answers, q, k, v, *words):
-    """attends ANSWERS Q K V [causal] [window=N]: the answers are exact attention."""
-    window = max([int(word[7:]) for word in words if word.startswith("window=")], default=0)
-    a, want = np.load(answers), attention(np.load(q), np.load(k), np.load(v), "causal" in words, window)
+    """attends ANSWERS Q K V [causal] [window=N] [globals=I,J] [blocks=M.npy]: the answers are exact attention."""
+    given = dict(word.split("=") for word in words if "=" in word)
+    globals = [int(word) for word in given.get("globals", "").split(",") if word]
+    blocks = np.load(given["blocks"]) if "blocks" in given else None
+    a, want = np.load(answers), attention(np.load(q), np.load(k), np.load(v), "causal" in words,
+                                          int(given.get("window", 0)), globals, blocks)
     if a.shape != want.shape or a.dtype != np.float32:
         fail(f"shape {a.shape} and type {a.dtype}, not {want.shape} and float32")
     if not np.abs(a - want).max() < 1e-5:
