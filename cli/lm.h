@@ -6,7 +6,7 @@
 #include "lm/tokenizer.h"
 #include "report.h"
 
-enum { UNSET_CHOICE = -1 };
+enum { UNSET_CHOICE = -1, MOST_PLACES = 32 };
 
 typedef struct lm_arguments {
   common_arguments common;
@@ -15,6 +15,9 @@ typedef struct lm_arguments {
   double temperature;
   int mode, budget, store; /* budget and store: UNSET_CHOICE for what suits the engine */
   pith_compress_options options;
+  const char *engines, *ratios, *marks, *heat_map; /* judge */
+  const char *from[MOST_PLACES];                   /* judge: words that pieces of the text begin with */
+  size_t places;
 } lm_arguments;
 
 /* A model with its tokenizer, for the time of a command. */
@@ -24,6 +27,7 @@ typedef struct lm_run {
   lm_model *model;
   lm_model_info info;
   lm_tokenizer *tokenizer;
+  bool warned; /* of scaled rotary frequencies */
 } lm_run;
 
 /* Yield exit codes, after having said why. */
@@ -37,17 +41,40 @@ int lm_encode_text(lm_run *run, size_t least, lm_tokens *tokens);
 /* --context and --prefix, or what they are by default. */
 int lm_lengths(const lm_run *run, size_t *context, size_t *prefix);
 
-/* One prefix, compressed: the session that read it, the summary of its cache, and a session that goes on from that. */
+/* A prefix, read once, that any number of compressed caches can be made of. */
+typedef struct lm_prefix {
+  lm_session *session; /* has read it, its queries recorded */
+  size_t capacity;     /* tokens, those to come included */
+  float *weights;      /* (layers, kv heads): what an error costs; NULL: too short to say */
+  double seconds;      /* of reading */
+} lm_prefix;
+
+int lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out);
+void lm_prefix_free(lm_prefix *prefix);
+
+/* How a cache is compressed: an engine with what it spends bytes on, at a ratio. */
+typedef struct lm_method {
+  const char *engine;
+  int budget, store; /* UNSET_CHOICE: what suits the engine */
+  double ratio;      /* 0: exact */
+} lm_method;
+
+/* The method that the command line names. */
+lm_method lm_chosen(const lm_arguments *arguments);
+
+/* The summary of a prefix, and a session that goes on from that. The prefix must outlive it. */
 typedef struct lm_compressed {
-  lm_session *full, *after; /* of the same capacity */
+  lm_run *run;
   pith_summary *summary;
-  double prefill_seconds, compress_seconds;
+  lm_session *after; /* of the prefix's capacity */
+  double seconds;    /* of compressing */
 } lm_compressed;
 
 /* A ratio was given, or the engine is exact. */
 bool lm_is_compressed(const lm_arguments *arguments);
-int lm_compress(lm_run *run, const uint32_t *tokens, size_t prefix, size_t capacity, lm_compressed *out);
-void lm_compressed_free(lm_compressed *compressed);
+pith_status lm_compress(lm_run *run, const lm_prefix *prefix, const lm_method *method, lm_compressed *out);
+/* Yields the bytes that the summary held, by the count of the context. */
+size_t lm_compressed_free(lm_compressed *compressed);
 /* The name of the engine in use. */
 const char *lm_engine(const lm_arguments *arguments);
 

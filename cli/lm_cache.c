@@ -119,74 +119,102 @@ const char *lm_engine(const lm_arguments *arguments) {
   return arguments->options.engine ? arguments->options.engine : pith_engine_name(0);
 }
 
+lm_method lm_chosen(const lm_arguments *arguments) {
+  return (lm_method){lm_engine(arguments), arguments->budget, arguments->store, arguments->options.ratio};
+}
+
 bool lm_is_compressed(const lm_arguments *arguments) {
   return arguments->options.ratio > 0 || !strcmp(lm_engine(arguments), "exact");
 }
 
+/* A prefix too short to weigh heads by is compressed as if all weighed the same. */
+static pith_status read_prefix(lm_run *run, const uint32_t *tokens, size_t count, lm_prefix *p) {
+  enum { LEFT_OUT = 8 }; /* tokens that head weights do not look at */
+  pith_context *context = run->session->context;
+  lm_session_options options;
+  lm_session_options_init(&options);
+  options.capacity = p->capacity;
+  options.record_queries = true;
+  pith_status status = lm_session_create(context, run->model, &options, &p->session);
+  if (status >= 0) status = lm_session_read(context, p->session, tokens, count, count, NULL);
+  if (status < 0 || count <= LEFT_OUT) return status;
+  p->weights = allocate_zero(run->info.layers * run->info.kv_heads, sizeof *p->weights);
+  return lm_head_weights(context, p->session, p->weights);
+}
+
+int lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out) {
+  *out = (lm_prefix){.capacity = capacity};
+  if (run->info.rope_scaled && !run->warned) {
+    run->warned = true;
+    session_warn(run->session,
+                 "the model scales its rotary frequencies, and recorded queries are turned without that: expect a "
+                 "larger error");
+  }
+  double started = seconds_now();
+  pith_status status = read_prefix(run, tokens, count, out);
+  out->seconds = seconds_now() - started;
+  if (status >= 0) return EXIT_DONE;
+  lm_prefix_free(out);
+  return session_fail(run->session, status);
+}
+
+void lm_prefix_free(lm_prefix *prefix) {
+  lm_session_free(prefix->session);
+  free(prefix->weights);
+  *prefix = (lm_prefix){0};
+}
+
 /* Where nothing else was asked for, nystrom spends bytes over heads and stores, and the others do neither. */
-static pith_compress_options chosen_options(const lm_run *run) {
-  const lm_arguments *arguments = run->arguments;
-  bool nystrom = !strcmp(lm_engine(arguments), "nystrom");
-  pith_compress_options options = arguments->options;
+static pith_compress_options options_of(const lm_run *run, const lm_method *method) {
+  bool nystrom = !strcmp(method->engine, "nystrom");
+  pith_compress_options options = run->arguments->options;
+  options.engine = method->engine;
+  options.ratio = method->ratio;
   options.rope = run->info.rope;
   options.rope_base = run->info.rope_base;
   options.query_start = 0;
   options.budget = nystrom ? PITH_BUDGET_SPREAD : PITH_BUDGET_EVEN;
   options.store = nystrom ? PITH_STORE_AUTO : PITH_F16;
-  if (arguments->budget != UNSET_CHOICE) options.budget = (pith_budget)arguments->budget;
-  if (arguments->store != UNSET_CHOICE) options.store = (pith_dtype)arguments->store;
+  if (method->budget != UNSET_CHOICE) options.budget = (pith_budget)method->budget;
+  if (method->store != UNSET_CHOICE) options.store = (pith_dtype)method->store;
   return options;
 }
 
-static pith_status compress(lm_run *run, lm_compressed *c) {
+static pith_status compress(lm_run *run, const lm_prefix *prefix, const lm_method *method, lm_compressed *c) {
   pith_context *context = run->session->context;
-  pith_compress_options options = chosen_options(run);
+  pith_compress_options options = options_of(run, method);
   pith_array keys, values, queries;
-  pith_status status = lm_session_arrays(context, c->full, &keys, &values, &queries);
-  if (status < 0) return status;
-  size_t layers = run->info.layers, heads = run->info.kv_heads;
-  float *weights = allocate_zero(layers * heads, sizeof *weights);
-  pith_array weight = pith_array_matrix(weights, PITH_F32, layers, heads);
-  /* A prefix too short to weigh heads by is compressed as if all weighed the same. */
-  if (lm_session_length(c->full) > 8) {
-    status = lm_head_weights(context, c->full, weights);
-    options.head_weights = &weight;
-  }
+  pith_array weights = pith_array_matrix(prefix->weights, PITH_F32, run->info.layers, run->info.kv_heads);
+  if (prefix->weights) options.head_weights = &weights;
+  pith_status status = lm_session_arrays(context, prefix->session, &keys, &values, &queries);
+  double started = seconds_now();
   if (status >= 0) status = pith_compress(context, &keys, &values, &queries, &options, &c->summary);
-  free(weights);
+  c->seconds = seconds_now() - started;
+  if (status < 0) return status;
+  lm_session_options after;
+  lm_session_options_init(&after);
+  after.capacity = prefix->capacity;
+  return lm_session_after(context, prefix->session, c->summary, &after, &c->after);
+}
+
+pith_status lm_compress(lm_run *run, const lm_prefix *prefix, const lm_method *method, lm_compressed *out) {
+  *out = (lm_compressed){.run = run};
+  pith_status status = compress(run, prefix, method, out);
+  if (status < 0) lm_compressed_free(out);
   return status;
 }
 
-int lm_compress(lm_run *run, const uint32_t *tokens, size_t prefix, size_t capacity, lm_compressed *out) {
-  pith_context *context = run->session->context;
-  *out = (lm_compressed){0};
-  lm_session_options options;
-  lm_session_options_init(&options);
-  options.capacity = capacity;
-  options.record_queries = true;
-  if (run->info.rope_scaled)
-    session_warn(run->session,
-                 "the model scales its rotary frequencies, and recorded queries are turned without that: expect a "
-                 "larger error");
-  double started = seconds_now();
-  pith_status status = lm_session_create(context, run->model, &options, &out->full);
-  if (status >= 0) status = lm_session_read(context, out->full, tokens, prefix, prefix, NULL);
-  out->prefill_seconds = seconds_now() - started;
-  started = seconds_now();
-  if (status >= 0) status = compress(run, out);
-  out->compress_seconds = seconds_now() - started;
-  options.record_queries = false;
-  if (status >= 0) status = lm_session_after(context, out->full, out->summary, &options, &out->after);
-  if (status >= 0) return EXIT_DONE;
-  lm_compressed_free(out);
-  return session_fail(run->session, status);
-}
-
-void lm_compressed_free(lm_compressed *compressed) {
+size_t lm_compressed_free(lm_compressed *compressed) {
   lm_session_free(compressed->after);
-  pith_summary_free(compressed->summary);
-  lm_session_free(compressed->full);
+  size_t held = 0;
+  if (compressed->summary) {
+    const pith_context *context = compressed->run->session->context;
+    held = pith_context_bytes(context);
+    pith_summary_free(compressed->summary);
+    held -= pith_context_bytes(context);
+  }
   *compressed = (lm_compressed){0};
+  return held;
 }
 
 /* ---- Logits ---- */

@@ -11,6 +11,7 @@ enum { STREAM_TOKENS = 300 }; /* purpose of the random numbers here */
 
 typedef struct generation {
   lm_run run;
+  lm_prefix prefix;
   lm_compressed compressed;
   lm_session *session; /* the one that writes */
   lm_decoder *decoder;
@@ -80,16 +81,19 @@ static int read_prompt(generation *g, const lm_tokens *prompt) {
   size_t read = 0;
   if (lm_is_compressed(arguments) && prompt->count > 1) {
     read = prompt->count - 1;
-    int code = lm_compress(&g->run, prompt->id, read, capacity, &g->compressed);
+    int code = lm_prefix_read(&g->run, prompt->id, read, capacity, &g->prefix);
     if (code) return code;
+    lm_method method = lm_chosen(arguments);
+    pith_status status = lm_compress(&g->run, &g->prefix, &method, &g->compressed);
+    if (status < 0) return session_fail(session, status);
     g->session = g->compressed.after;
   } else {
     lm_session_options options;
     lm_session_options_init(&options);
     options.capacity = capacity;
-    pith_status status = lm_session_create(session->context, g->run.model, &options, &g->compressed.full);
+    pith_status status = lm_session_create(session->context, g->run.model, &options, &g->prefix.session);
     if (status < 0) return session_fail(session, status);
-    g->session = g->compressed.full;
+    g->session = g->prefix.session;
   }
   pith_status status = lm_session_read(session->context, g->session, prompt->id + read, prompt->count - read,
                                        prompt->count - read - 1, g->logits);
@@ -175,6 +179,7 @@ int lm_generate(cli_session *session) {
   code = generate(&g);
   lm_decoder_free(session->context, g.decoder);
   lm_compressed_free(&g.compressed);
+  lm_prefix_free(&g.prefix);
   free(g.text);
   lm_close(&g.run);
   return code;
