@@ -134,6 +134,76 @@ PITH_API pith_l2_info pith_l2_describe(const pith_l2 *sampler);
 PITH_API const char *pith_method_name(pith_method method); /* "sketch", ... */
 PITH_API const char *pith_decode_name(pith_decode decode); /* "bits", ... */
 
+/* ---- The tensor sampler ----------------------------------------------------------------------
+ *
+ * Draws a pair (i1, i2) with probability Y[i1, i2]^2 / |Y|_F^2 where Y = A1 X A2^T, for A1 (rows1, dim), A2 (rows2,
+ * dim) and X (dim, dim) under updates of single entries: in the paper's words, of the coordinates of (A1 (x) A2)
+ * vec(X). Neither time nor memory ever grows as rows1 * rows2. */
+
+typedef enum pith_tensor_method {
+  PITH_TENSOR_AUTO = 0,  /* exact where that fits into the memory allowed, else rows */
+  PITH_TENSOR_EXACT = 1, /* two Gram trees: the exact law, 3 (rows1 + rows2) dim words, updates in O(dim log rows) */
+  PITH_TENSOR_PAIRS = 2, /* the paper's: a sketch over pairs. A2 and X come before A1 and are then fixed; rows2 dim
+                            words and sketches, O(rows2) per update of A1 */
+  PITH_TENSOR_ROWS = 3   /* sketches of the rows of A1 and of A2: words do not grow with the rows. The law is off by
+                            what collisions blur, a part that falls as 1 / sqrt(buckets); a draw looks all rows up */
+} pith_tensor_method;
+
+typedef enum pith_tensor_part { /* the kind of a pith_update here */
+                                PITH_TENSOR_A1 = 0,
+                                PITH_TENSOR_A2 = 1,
+                                PITH_TENSOR_X = 2
+} pith_tensor_part;
+
+typedef struct pith_tensor_options {
+  size_t struct_size;
+  size_t rows1, rows2; /* 1 .. 2^40 each; with pairs, rows1 * rows2 at most 2^40 */
+  size_t dim;          /* 1 .. 1024 */
+  size_t draws;        /* most draws over the life of the sampler; default 1. Exact samplers need no limit */
+  pith_tensor_method method;
+  size_t buckets; /* rows, pairs: a power of two, 16 .. 2^24; 0: 1024 */
+  size_t memory;  /* bytes allowed; default 1 GiB */
+  uint64_t seed;  /* default 1 */
+} pith_tensor_options;
+
+typedef struct pith_pair {
+  uint64_t row1, row2;
+  double value; /* Y[row1, row2]: exact, or estimated */
+} pith_pair;
+
+typedef struct pith_tensor pith_tensor;
+
+PITH_API void pith_tensor_options_init(pith_tensor_options *options);
+
+/* A sampler of A1 = A2 = X = 0. PITH_E_BUDGET where it does not fit into `memory`. */
+PITH_API PITH_CHECK pith_status pith_tensor_create(pith_context *context, const pith_tensor_options *options,
+                                                   pith_tensor **out);
+PITH_API void pith_tensor_free(pith_tensor *sampler); /* NULL is fine */
+
+/* Applies updates in their order, as pith_l2_update does; a kind is a pith_tensor_part. PITH_E_ARGUMENT also for a
+ * change of A2 or X that comes after A1 to a sketch over pairs; PITH_E_VALUE also for entries beyond 1e40. */
+PITH_API PITH_CHECK pith_status pith_tensor_update(pith_context *context, pith_tensor *sampler,
+                                                   const pith_update *updates, size_t count, size_t *done);
+/* Takes `count` independent draws. *drawn: fewer where sketches failed, none where Y = 0. PITH_E_BUDGET where a sketch
+ * has fewer left. */
+PITH_API PITH_CHECK pith_status pith_tensor_draw(pith_context *context, pith_tensor *sampler, size_t count,
+                                                 pith_pair *pairs, size_t *drawn);
+/* |Y|_F: exact, tr(A1^T A1 X A2^T A2 X^T)^(1/2), in O(dim^3); or estimated from the sketches. */
+PITH_API PITH_CHECK pith_status pith_tensor_norm(pith_context *context, const pith_tensor *sampler, double *norm);
+
+typedef struct pith_tensor_info {
+  size_t rows1, rows2, dim;
+  pith_tensor_method method; /* as chosen */
+  size_t buckets;            /* 0 where exact */
+  size_t draws, spent;       /* most draws, and taken so far */
+  size_t failures;
+  size_t words; /* of eight bytes, all that is kept */
+  uint64_t seed;
+} pith_tensor_info;
+
+PITH_API pith_tensor_info pith_tensor_describe(const pith_tensor *sampler);
+PITH_API const char *pith_tensor_method_name(pith_tensor_method method); /* "exact", ... */
+
 #ifdef __cplusplus
 }
 #endif
