@@ -116,6 +116,27 @@ static inline float v_largest(vector a) {
   return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* Pairs of small integers, one pair to a lane. */
+typedef __m256i pairs;
+static inline pairs p_zero(void) { return _mm256_setzero_si256(); }
+static inline pairs p_load(const int8_t *from) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)from));
+}
+static inline pairs p_set(int32_t pair) { return _mm256_set1_epi32(pair); }
+static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+static inline vector p_to_f32(pairs a) { return _mm256_cvtepi32_ps(a); }
+/* Bits of the lanes where a >= 0; a, but 0 in such lanes. */
+static inline unsigned v_not_negative(vector a) {
+  return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, v_zero(), _CMP_GE_OQ));
+}
+static inline vector v_clear(vector a, unsigned lanes) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
+  return _mm256_andnot_ps(_mm256_castsi256_ps(set), a);
+}
+
 /* Lane i receives from[i >> shift]; 8 >> shift elements are read, `count` of them at most. */
 static inline vector v_load_repeated(const float *from, size_t count, int shift) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

@@ -93,6 +93,21 @@ static inline vector v_zero_below(vector a, vector x, float bound) {
 static inline float v_sum(vector a) { return _mm512_reduce_add_ps(a); }
 static inline float v_largest(vector a) { return _mm512_reduce_max_ps(a); }
 
+/* Pairs of small integers, one pair to a lane. */
+typedef __m512i pairs;
+static inline pairs p_zero(void) { return _mm512_setzero_si512(); }
+static inline pairs p_load(const int8_t *from) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)from));
+}
+static inline pairs p_set(int32_t pair) { return _mm512_set1_epi32(pair); }
+static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+}
+static inline vector p_to_f32(pairs a) { return _mm512_cvtepi32_ps(a); }
+/* Bits of the lanes where a >= 0; a, but 0 in such lanes. */
+static inline unsigned v_not_negative(vector a) { return _mm512_cmp_ps_mask(a, v_zero(), _CMP_GE_OQ); }
+static inline vector v_clear(vector a, unsigned lanes) { return _mm512_maskz_mov_ps((__mmask16)~lanes, a); }
+
 /* Lane i receives from[i >> shift]; 16 >> shift elements are read, `count` of them at most. */
 static inline vector v_load_repeated(const float *from, size_t count, int shift) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -70,6 +70,20 @@ typedef struct pith_sketch_kernels {
 
 #define PITH_LEAST_GAMMA 0x1p-40
 
+/* Logits of keys kept in small integers (sparsity/index.h), for up to PITH_MAX_GROUP queries. Codes lie in tiles of
+ * PITH_CODED keys: two columns of all keys of the tile, then the next two. */
+enum { PITH_CODED = 16, PITH_SPLIT = 64 };
+
+typedef struct pith_code_block {
+  size_t group, d, rows;    /* d even; rows: a multiple of PITH_CODED */
+  const int16_t *queries;   /* (group, d): |query| * 127 * d < 2^31 */
+  const float *query_scale; /* (group) */
+  const int8_t *codes;
+  const float *scales;      /* (rows) */
+  const float *log_weights; /* (rows), or NULL */
+  float *logits;            /* (group, rows): query_scale * scale * <query, code> + log-weight */
+} pith_code_block;
+
 typedef struct pith_kernels {
   const char *name;
   float (*dot)(const float *a, const float *b, size_t n);
@@ -89,6 +103,11 @@ typedef struct pith_kernels {
   void (*attend_q8)(const pith_attend_block *block);
   void (*attend_q4)(const pith_attend_block *block);
   const pith_sketch_kernels *sketch;
+  void (*code_logits)(const pith_code_block *block);
+  /* Parts PITH_SPLIT keys by their logits (group, PITH_SPLIT): those where a query's logit reaches its threshold are
+   * chosen (bit i: key i); sum and square (group) receive the sums of exp(logit - threshold) and of its square over
+   * the others. Thresholds are finite; a logit of -inf is a key that is not there. */
+  uint64_t (*split)(const float *logits, size_t group, const float *threshold, float *sum, float *square);
 } pith_kernels;
 
 #define PITH_EXP_ULP 2.0

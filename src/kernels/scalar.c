@@ -191,6 +191,37 @@ static void attend_bf16(const pith_attend_block *block) { attend(block, widen_bf
 static void attend_q8(const pith_attend_block *block) { attend(block, widen_q8); }
 static void attend_q4(const pith_attend_block *block) { attend(block, widen_q4); }
 
-const pith_kernels pith_kernels_scalar = {"scalar",   dot,         axpy,       exp_sum,     largest,
-                                          f16_to_f32, bf16_to_f32, f32_to_f16, f32_to_bf16, attend_f32,
-                                          attend_f16, attend_bf16, attend_q8,  attend_q4,   &sketch_kernels};
+/* ---- Keys in small integers ---- */
+
+static void code_logits(const pith_code_block *block) {
+  for (size_t row = 0; row < block->rows; row++) {
+    const int8_t *code = block->codes + row / PITH_CODED * PITH_CODED * block->d + 2 * (row % PITH_CODED);
+    for (size_t q = 0; q < block->group; q++) {
+      const int16_t *query = block->queries + q * block->d;
+      int32_t sum = 0;
+      for (size_t i = 0; i < block->d; i += 2)
+        sum += query[i] * code[i * PITH_CODED] + query[i + 1] * code[i * PITH_CODED + 1];
+      float more = block->log_weights ? block->log_weights[row] : 0;
+      block->logits[q * block->rows + row] = (float)sum * block->scales[row] * block->query_scale[q] + more;
+    }
+  }
+}
+
+static uint64_t split(const float *logits, size_t group, const float *threshold, float *sum, float *square) {
+  uint64_t chosen = 0;
+  for (size_t q = 0; q < group; q++)
+    for (size_t i = 0; i < PITH_SPLIT; i++) chosen |= (uint64_t)(logits[q * PITH_SPLIT + i] - threshold[q] >= 0) << i;
+  for (size_t q = 0; q < group; q++) {
+    sum[q] = square[q] = 0;
+    for (size_t i = 0; i < PITH_SPLIT; i++) {
+      float weight = chosen >> i & 1 ? 0 : exponential(logits[q * PITH_SPLIT + i] - threshold[q]);
+      sum[q] += weight;
+      square[q] += weight * weight;
+    }
+  }
+  return chosen;
+}
+
+const pith_kernels pith_kernels_scalar = {
+    "scalar",   dot,        axpy,        exp_sum,   largest,   f16_to_f32,      bf16_to_f32, f32_to_f16, f32_to_bf16,
+    attend_f32, attend_f16, attend_bf16, attend_q8, attend_q4, &sketch_kernels, code_logits, split};

@@ -1,0 +1,64 @@
+/* codes.h - logits of keys in small integers, and their parting; written like vector.h, which includes it. */
+
+/* Every lane is a key: the two columns of a pair are multiplied and added in one step, and no sum crosses lanes. */
+ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width) {
+  const int8_t *codes = block->codes + row / PITH_CODED * PITH_CODED * block->d + 2 * (row % PITH_CODED);
+  const int16_t *query[PITH_MAX_GROUP];
+  pairs sum[PITH_MAX_GROUP];
+  UNROLL for (int q = 0; q < width; q++) {
+    query[q] = block->queries + ((size_t)q < block->group ? (size_t)q : 0) * block->d;
+    sum[q] = p_zero();
+  }
+  for (size_t column = 0; column < block->d; column += 2, codes += 2 * PITH_CODED) {
+    pairs code = p_load(codes);
+    UNROLL for (int q = 0; q < width; q++) {
+      int32_t pair;
+      memcpy(&pair, query[q] + column, sizeof pair);
+      sum[q] = p_add_products(sum[q], code, p_set(pair));
+    }
+  }
+  vector scale = v_load(block->scales + row), more = v_zero();
+  if (block->log_weights) more = v_load(block->log_weights + row);
+  UNROLL for (int q = 0; q < width; q++) {
+    if ((size_t)q >= block->group) break;
+    vector logit = v_mul(v_mul(p_to_f32(sum[q]), scale), v_set(block->query_scale[q]));
+    v_store(block->logits + (size_t)q * block->rows + row, v_add(logit, more));
+  }
+}
+
+static void code_logits(const pith_code_block *block) {
+  for (size_t row = 0; row < block->rows; row += LANES) {
+    const char *ahead = (const char *)block->codes + (row + PITH_SPLIT * 4) * block->d; /* harmless beyond the end */
+    for (size_t i = 0; i < LANES * block->d; i += 64) __builtin_prefetch(ahead + i, 0, 2);
+    if (block->group > 4)
+      code_tile(block, row, 8);
+    else if (block->group > 2)
+      code_tile(block, row, 4);
+    else if (block->group == 2)
+      code_tile(block, row, 2);
+    else
+      code_tile(block, row, 1);
+  }
+}
+
+static uint64_t split(const float *logits, size_t group, const float *threshold, float *sum, float *square) {
+  enum { VECTORS = PITH_SPLIT / LANES };
+  unsigned reached[VECTORS] = {0};
+  uint64_t chosen = 0;
+  for (size_t q = 0; q < group; q++)
+    UNROLL for (int i = 0; i < VECTORS; i++) reached[i] |=
+        v_not_negative(v_sub(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q])));
+  UNROLL for (int i = 0; i < VECTORS; i++) chosen |= (uint64_t)reached[i] << (i * LANES);
+  for (size_t q = 0; q < group; q++) {
+    vector total = v_zero(), squares = v_zero();
+    UNROLL for (int i = 0; i < VECTORS; i++) {
+      vector weight = v_exp(v_sub(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q])));
+      weight = v_clear(weight, reached[i]);
+      total = v_add(total, weight);
+      squares = v_fma(weight, weight, squares);
+    }
+    sum[q] = v_sum(total);
+    square[q] = v_sum(squares);
+  }
+  return chosen;
+}
