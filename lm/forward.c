@@ -19,7 +19,8 @@ typedef struct pass {
   const lm_model *model;
   const lm_work *work;
   const uint32_t *tokens;
-  size_t count;
+  size_t count, logits_from;
+  float *logits;
   size_t number; /* of the layer */
   const lm_layer *layer;
 } pass;
@@ -238,19 +239,30 @@ static pith_status run_layer(pass *p) {
   return PITH_OK;
 }
 
+static pith_status run(void *argument) {
+  pass *p = argument;
+  find_angles(p);
+  each_token(p, embed);
+  for (p->number = 0; p->number < p->model->info.layers; p->number++) {
+    p->layer = &p->model->layer[p->number];
+    PITH_TRY(run_layer(p));
+  }
+  if (!p->logits || p->logits_from >= p->count) return PITH_OK;
+  each_token(p, normalise_for_output);
+  const float *normed = p->work->normed + p->logits_from * p->model->info.width;
+  const lm_product out = {&p->model->unembedding, NULL, normed, p->logits};
+  return lm_multiply(p->context, &out, 1, p->count - p->logits_from);
+}
+
 pith_status lm_forward(pith_context *context, lm_session *session, const uint32_t *tokens, size_t count,
                        size_t logits_from, float *logits) {
-  const lm_model *model = session->model;
-  pass p = {
-      .context = context, .session = session, .model = model, .work = &session->work, .tokens = tokens, .count = count};
-  find_angles(&p);
-  each_token(&p, embed);
-  for (p.number = 0; p.number < model->info.layers; p.number++) {
-    p.layer = &model->layer[p.number];
-    PITH_TRY(run_layer(&p));
-  }
-  if (!logits || logits_from >= count) return PITH_OK;
-  each_token(&p, normalise_for_output);
-  const lm_product out = {&model->unembedding, NULL, session->work.normed + logits_from * model->info.width, logits};
-  return lm_multiply(context, &out, 1, count - logits_from);
+  pass p = {.context = context,
+            .session = session,
+            .model = session->model,
+            .work = &session->work,
+            .tokens = tokens,
+            .count = count,
+            .logits_from = logits_from,
+            .logits = logits};
+  return pith_parallel_awake(context, run, &p);
 }

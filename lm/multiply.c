@@ -6,10 +6,10 @@
 #include "lm/weights.h"
 
 enum {
-  FEW = 3,            /* tokens up to which rows are multiplied as they are stored */
-  ROWS = 64,          /* rows of one task */
-  PANEL = 96,         /* rows that are expanded at a time */
-  LEAST_WORK = 200000 /* multiplications below which threads cost more than they bring */
+  FEW = 3,           /* tokens up to which rows are multiplied as they are stored */
+  ROWS = 64,         /* rows of one task */
+  PANEL = 96,        /* rows that are expanded at a time */
+  LEAST_WORK = 50000 /* multiplications below which threads cost more than they bring */
 };
 
 typedef struct work_plan {

@@ -59,6 +59,15 @@ typedef void (*pith_body)(void *argument, size_t index, int thread);
 void pith_parallel_for(pith_context *context, size_t count, pith_body body, void *argument);
 int pith_threads(const pith_context *context);
 
+/* Runs `work` with the context's threads kept awake: a loop in it starts at once, where it would otherwise wait for
+ * threads to be woken. For many short loops in a row; between them the threads wait busily for some microseconds,
+ * then give way to others. */
+typedef pith_status (*pith_work)(void *argument);
+pith_status pith_parallel_awake(pith_context *context, pith_work work, void *argument);
+
+typedef struct pith_team pith_team;                   /* the threads that are awake: parallel.c */
+pith_team **pith_context_team(pith_context *context); /* where a context remembers them */
+
 /* ---- Random numbers: counter-based (Philox 4x32-10), so that the same bytes come at any thread
  * count. A stream is named by a seed, a purpose and an object (head, level ...). ---- */
 

@@ -17,6 +17,7 @@ struct pith_memory {
 struct pith_context {
   pith_memory *memory;
   int threads;
+  pith_team *team; /* awake; NULL: none */
   pith_progress progress;
   void *progress_user;
   void *scratch[PITH_SCRATCH_SLOTS];
@@ -146,6 +147,8 @@ size_t pith_context_peak_bytes(const pith_context *context) {
   return __atomic_load_n(&context->memory->peak, __ATOMIC_RELAXED);
 }
 int pith_threads(const pith_context *context) { return context->threads; }
+
+pith_team **pith_context_team(pith_context *context) { return &context->team; }
 
 void pith_set_message(pith_context *context, const char *format, ...) {
   va_list arguments;

@@ -1,12 +1,91 @@
 /* parallel.c - the one place that knows how threads are run. */
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 
 #include "base/base.h"
+
+/* Threads that are awake and take the items of one loop after another. `left` counts the items that nobody has taken
+ * and `done` those that are finished: the calling thread changes loops only when all are, so that whoever took an item
+ * reads the right loop. */
+struct pith_team {
+  pith_body body;
+  void *argument;
+  size_t count;
+  _Alignas(64) atomic_size_t left;
+  _Alignas(64) atomic_size_t done;
+  atomic_bool over;
+};
+
+/* One moment of waiting: short at first, then the processor is left to others. */
+static void wait_a_moment(unsigned *waited) {
+  enum { SPINS = 400 };
+  if ((*waited)++ > SPINS) {
+    sched_yield();
+    return;
+  }
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+static bool take_item(pith_team *team, int thread) {
+  size_t left = atomic_load_explicit(&team->left, memory_order_relaxed);
+  do {
+    if (left == 0) return false;
+  } while (
+      !atomic_compare_exchange_weak_explicit(&team->left, &left, left - 1, memory_order_acquire, memory_order_relaxed));
+  team->body(team->argument, team->count - left, thread);
+  atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+  return true;
+}
+
+static void run_loop(pith_team *team, size_t count, pith_body body, void *argument) {
+  team->body = body;
+  team->argument = argument;
+  team->count = count;
+  atomic_store_explicit(&team->done, 0, memory_order_relaxed);
+  atomic_store_explicit(&team->left, count, memory_order_release);
+  while (take_item(team, 0)) continue;
+  for (unsigned waited = 0; atomic_load_explicit(&team->done, memory_order_acquire) < count;) wait_a_moment(&waited);
+}
+
+static void help(pith_team *team, int thread) {
+  for (unsigned waited = 0; !atomic_load_explicit(&team->over, memory_order_acquire);)
+    if (take_item(team, thread))
+      waited = 0;
+    else
+      wait_a_moment(&waited);
+}
+
+pith_status pith_parallel_awake(pith_context *context, pith_work work, void *argument) {
+  const int threads = pith_threads(context);
+  pith_team **current = pith_context_team(context), team = {0};
+  if (threads == 1 || *current) return work(argument);
+  pith_status status = PITH_OK;
+#pragma omp parallel num_threads(threads)
+  {
+    if (omp_get_thread_num() > 0) {
+      help(&team, omp_get_thread_num());
+    } else {
+      *current = &team;
+      status = work(argument);
+      *current = NULL;
+      atomic_store_explicit(&team.over, true, memory_order_release);
+    }
+  }
+  return status;
+}
 
 void pith_parallel_for(pith_context *context, size_t count, pith_body body, void *argument) {
   int threads = pith_threads(context);
   if (threads == 1 || count < 2) {
     for (size_t index = 0; index < count; index++) body(argument, index, 0);
+    return;
+  }
+  pith_team *team = *pith_context_team(context);
+  if (team) {
+    run_loop(team, count, body, argument);
     return;
   }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
