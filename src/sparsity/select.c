@@ -1,0 +1,619 @@
+/* select.c - one choice of keys for a group of queries, and the bound of the answer that comes of it.
+ *
+ * 1. Block bounds: logits of a block lie below U = min(box, ball), and their mean is that of the mean key. Blocks that
+ *    cannot matter stay closed.
+ * 2. A look at the most promising blocks (alpha n^C keys) and at a sample of the other open ones yields, by halving,
+ *    the threshold at which the bound just holds, and what it would cost: if exact attention is cheaper, that is said.
+ * 3. One pass over the codes of all open blocks: logits to within a known error delta. Keys that reach the threshold
+ *    for one of the queries are chosen; of the others only sums of weights are kept, block by block.
+ * 4. Chosen keys are read and answered exactly; every block adds its other weights at the mean of its values.
+ * 5. The bound is computed; a query that misses it has its threshold lowered, so that about twice the keys are read.
+ *
+ * The bound. Let T be the unread keys, w their weights exp(z), ^w what the codes say, ^w e^-delta <= w <= ^w e^delta,
+ * v_p the mean of block p, u = v - v_p, O the answer. With the error identity (docs/sparsity.md)
+ *     Attn - O = (sum_T w u + sum_T (w - ^w)(v_p - O)) / Z.
+ * The first sum is U' w for the matrix U of all u: at most spread * |w|, where spread^2 is the largest eigenvalue
+ * of U'U, kept by the index; in blocks of which nothing is read, w may be replaced by w - its mean, since there
+ * sum u = 0. It is also at most sum_T w |u|. The second is bounded term by term. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "linalg/linalg.h"
+#include "sparsity/sparse.h"
+
+enum {
+  GROUP = PITH_MAX_GROUP,
+  BLOCK = PITH_SPARSE_BLOCK,
+  PROBED = 128,   /* most blocks of a look */
+  GATHERED = 128, /* keys brought together for the kernel */
+  LEAST_ROWS = 512,
+  HALVINGS = 8,
+  TRIES = 4
+};
+
+static const double ALPHA = 2, EXPONENT = 0.6; /* of the first guess, alpha n^C */
+
+enum { HIDDEN, WHOLE, PART };
+
+struct pith_sparse_space {                     /* arrays of one choice; P blocks */
+  float *query, *turned, *positive, *negative; /* (GROUP, d) */
+  int16_t *code;                               /* (GROUP, code_d) */
+  float *upper, *centre, *weight;              /* (GROUP, P) */
+  float *score;                                /* (P) */
+  float *probe;                                /* (PROBED, GROUP, BLOCK) */
+  float *output, *tail;                        /* (GROUP, dv) */
+  uint32_t *chosen;                            /* (rows) */
+  unsigned char *sight, *open;                 /* (P) */
+  unsigned char *seen;                         /* (rows) */
+  char *keys, *values;                         /* (GATHERED, row) */
+  uint16_t *key_scales, *value_scales;
+  float *log_weights;
+};
+
+/* What the unread keys of one query come to, in units of exp(threshold). */
+typedef struct tail_sums {
+  double low, high;           /* bounds of the sum of w */
+  double square;              /* sum of ^w^2, about the mean where that is allowed */
+  double doubt_square;        /* the same of the doubt of w */
+  double doubt, doubt_offset; /* sums of the doubt, and of it times |v_p - anchor| */
+  double radius;              /* sum of w |u| */
+} tail_sums;
+
+typedef struct choice {
+  const pith_sparse_job *job;
+  const pith_sparse_head *head;
+  const pith_kernels *kernels;
+  pith_sparse_space space;
+  size_t group, blocks;        /* blocks: those that can be seen come before this */
+  size_t first, last, visible; /* rows seen lie in first .. last-1; how many */
+  bool mapped;                 /* space.seen says which; else all of first .. last-1 */
+  float code_scale[GROUP], threshold[GROUP];
+  double norm[GROUP];  /* |query|, rounded up */
+  double slack[GROUP]; /* error of a logit by rounding and the query's own code, for a key of norm 1 */
+  size_t chosen;
+} choice;
+
+/* ---- Scratch ---- */
+
+static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+static size_t lay_out(pith_sparse_space *s, char *at, size_t rows, size_t d, size_t dv) {
+  const size_t blocks = rows / BLOCK + 1, f = sizeof(float), code_d = d + d % 2, widest = GROUP * GATHERED;
+  const struct {
+    void **pointer;
+    size_t bytes;
+  } arrays[] = {{(void **)&s->query, GROUP * d * f},
+                {(void **)&s->turned, GROUP * d * f},
+                {(void **)&s->positive, GROUP * d * f},
+                {(void **)&s->negative, GROUP * d * f},
+                {(void **)&s->code, GROUP * code_d * sizeof(int16_t)},
+                {(void **)&s->upper, GROUP * blocks * f},
+                {(void **)&s->centre, GROUP * blocks * f},
+                {(void **)&s->weight, GROUP * blocks * f},
+                {(void **)&s->score, blocks * f},
+                {(void **)&s->probe, pith_min_size(PROBED, blocks) * GROUP * BLOCK * f},
+                {(void **)&s->output, GROUP * dv * f},
+                {(void **)&s->tail, GROUP * dv * f},
+                {(void **)&s->chosen, rows * sizeof(uint32_t)},
+                {(void **)&s->sight, blocks},
+                {(void **)&s->open, blocks},
+                {(void **)&s->seen, rows},
+                {(void **)&s->keys, GATHERED * d * f},
+                {(void **)&s->values, GATHERED * dv * f},
+                {(void **)&s->key_scales, GATHERED * pith_scales(d) * sizeof(uint16_t)},
+                {(void **)&s->value_scales, GATHERED * pith_scales(dv) * sizeof(uint16_t)},
+                {(void **)&s->log_weights, widest * f}};
+  size_t bytes = 0;
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+    if (at) *arrays[i].pointer = at + bytes;
+    bytes += padded(arrays[i].bytes);
+  }
+  return bytes;
+}
+
+size_t pith_sparse_space_bytes(size_t rows, size_t d, size_t dv) {
+  pith_sparse_space space;
+  return lay_out(&space, NULL, rows, d, dv);
+}
+
+/* ---- Queries, as the index is asked ---- */
+
+static double norm(const float *x, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
+  return sqrt(sum);
+}
+
+static void take_queries(choice *c, size_t head, size_t row) {
+  const size_t d = c->head->d, code_d = c->head->code_d;
+  const pith_sparse_space *s = &c->space;
+  for (size_t q = 0; q < c->group; q++)
+    memcpy(s->query + q * d, c->job->query + ((head + q) * c->job->queries + row) * d, d * sizeof(float));
+  for (size_t q = 0; q < c->group; q++) c->norm[q] = norm(s->query + q * d, d) * (1 + 8 * PITH_UNIT);
+  if (pith_turned(c->head->dtype, d)) pith_turn(s->query, c->group, d);
+  memcpy(s->turned, s->query, c->group * d * sizeof(float));
+  if (pith_sparse_turns(c->head)) pith_turn(s->turned, c->group, d);
+  memset(s->code, 0, c->group * code_d * sizeof *s->code);
+  const double most = fmin(32767, floor(2147483647.0 / (127.0 * (double)code_d)));
+  for (size_t q = 0; q < c->group; q++) {
+    const float *x = s->turned + q * d;
+    float largest = 0;
+    for (size_t i = 0; i < d; i++) largest = fmaxf(largest, fabsf(x[i]));
+    float scale = (float)(largest / most * (1 + 4 * PITH_UNIT));
+    double error = 0;
+    for (size_t i = 0; i < d; i++) {
+      double level = scale > 0 ? fmax(-most, fmin(most, rint((double)x[i] / (double)scale))) : 0;
+      s->code[q * code_d + i] = (int16_t)level;
+      error += ((double)x[i] - level * (double)scale) * ((double)x[i] - level * (double)scale);
+      s->positive[q * d + i] = fmaxf(s->query[q * d + i], 0);
+      s->negative[q * d + i] = fminf(s->query[q * d + i], 0);
+    }
+    c->code_scale[q] = scale;
+    /* Rounding: the scaling and turning of the query, the turning of the key, three products and a sum. */
+    c->slack[q] = sqrt(error) + c->norm[q] * (2 * log2((double)d) + 12) * PITH_UNIT;
+  }
+}
+
+/* How far the codes' logits of block p are from the true ones, at most. 128 units: sums of weights in f32. */
+static double doubt_of(const choice *c, size_t q, const pith_sparse_block *block) {
+  return c->norm[q] * (double)block->residual + c->slack[q] * (double)block->key_norm +
+         PITH_UNIT * (fabs((double)block->most_bias) * 2 + 128);
+}
+
+/* ---- What is seen ---- */
+
+static bool sees(const choice *c, size_t row) {
+  return c->mapped ? c->space.seen[row] != 0 : row >= c->first && row < c->last;
+}
+
+static void look_around(choice *c, size_t row) {
+  const pith_sparse_job *job = c->job;
+  const size_t rows = job->rows.count;
+  const pith_sparse_space *s = &c->space;
+  pith_spans spans = pith_mask_spans(&job->mask, row, 0, rows);
+  c->first = spans.begin;
+  c->last = spans.end;
+  c->visible = spans.end - spans.begin;
+  if (spans.begin < spans.end) pith_spans_next(&spans);
+  c->mapped = spans.begin < spans.end;
+  if (c->mapped) {
+    memset(s->seen, 0, rows);
+    memset(s->seen + c->first, 1, c->visible);
+    for (; spans.begin < spans.end; pith_spans_next(&spans)) {
+      memset(s->seen + spans.begin, 1, spans.end - spans.begin);
+      c->visible += spans.end - spans.begin;
+      c->last = spans.end;
+    }
+  }
+  c->blocks = 0;
+  for (size_t p = 0; p < c->head->blocks; p++) {
+    const pith_sparse_block *block = &c->head->block[p];
+    const uint32_t *order = c->head->order + p * BLOCK;
+    size_t count = 0;
+    if (block->highest < c->first || block->lowest >= c->last)
+      count = 0;
+    else if (!c->mapped && block->lowest >= c->first && block->highest < c->last)
+      count = BLOCK;
+    else
+      for (size_t i = 0; i < BLOCK; i++) count += sees(c, order[i]);
+    s->sight[p] = count == 0 ? HIDDEN : count == BLOCK ? WHOLE : PART;
+    if (count > 0) c->blocks = p + 1;
+  }
+}
+
+/* ---- Block bounds ---- */
+
+static void bound_blocks(choice *c) {
+  const pith_sparse_head *head = c->head;
+  const pith_sparse_space *s = &c->space;
+  const size_t d = head->d, blocks = c->blocks, group = c->group;
+  if (blocks == 0) return;
+  pith_gemm_f32_alone(PITH_PLAIN, PITH_TRANSPOSED, group, blocks, d, 1, s->positive, d, head->high, d, 0, s->upper,
+                      blocks);
+  pith_gemm_f32_alone(PITH_PLAIN, PITH_TRANSPOSED, group, blocks, d, 1, s->negative, d, head->low, d, 1, s->upper,
+                      blocks);
+  pith_gemm_f32_alone(PITH_PLAIN, PITH_TRANSPOSED, group, blocks, d, 1, s->query, d, head->mean, d, 0, s->centre,
+                      blocks);
+  for (size_t q = 0; q < group; q++) {
+    const double rounding = 4 * (double)(d + 8) * PITH_UNIT * c->norm[q] * sqrt((double)d);
+    for (size_t p = 0; p < blocks; p++) {
+      const pith_sparse_block *block = &head->block[p];
+      float *upper = &s->upper[q * blocks + p], *centre = &s->centre[q * blocks + p];
+      double ball = (double)*centre + c->norm[q] * (double)block->radius;
+      double slack = rounding * (double)block->key_norm;
+      *upper = (float)(fmin((double)*upper, ball) + slack + (double)block->most_bias);
+      *upper += fabsf(*upper) * (float)(2 * PITH_UNIT);
+      *centre = (float)((double)*centre - slack + (double)block->bias);
+      *centre -= fabsf(*centre) * (float)(2 * PITH_UNIT);
+    }
+  }
+}
+
+/* Opens the blocks whose keys could have a share of the mass that matters. A lower bound of the mass is that of the
+ * mean keys (Jensen). */
+static size_t open_blocks(choice *c) {
+  const pith_sparse_space *s = &c->space;
+  const size_t blocks = c->blocks;
+  double mass[GROUP];
+  for (size_t q = 0; q < c->group; q++) {
+    float top = -INFINITY;
+    for (size_t p = 0; p < blocks; p++)
+      if (s->sight[p] == WHOLE) top = fmaxf(top, s->centre[q * blocks + p]);
+    double sum = 0;
+    for (size_t p = 0; p < blocks; p++) /* weight is free until the pass */
+      s->weight[q * blocks + p] = s->sight[p] == WHOLE ? s->centre[q * blocks + p] : -INFINITY;
+    if (top > -INFINITY) sum = (double)c->kernels->exp_sum(s->weight + q * blocks, blocks, -top);
+    mass[q] = top > -INFINITY ? (double)top + log(sum * BLOCK) : -INFINITY;
+  }
+  const double share =
+      c->job->eps / (8 * (double)BLOCK * (double)(blocks + 1) * ((double)c->head->most_value + DBL_MIN));
+  const double least = log(fmax(share, DBL_MIN));
+  size_t open = 0;
+  for (size_t p = 0; p < blocks; p++) {
+    double score = -INFINITY;
+    for (size_t q = 0; q < c->group; q++) score = fmax(score, (double)s->upper[q * blocks + p] - mass[q]);
+    s->score[p] = (float)score;
+    s->open[p] = s->sight[p] == PART || (s->sight[p] == WHOLE && !(score < least));
+    open += s->open[p];
+  }
+  return open;
+}
+
+/* ---- The codes of a block ---- */
+
+static void block_logits(const choice *c, size_t p, float *logits) {
+  const pith_sparse_head *head = c->head;
+  c->kernels->code_logits(&(pith_code_block){
+      .group = c->group,
+      .d = head->code_d,
+      .rows = BLOCK,
+      .queries = c->space.code,
+      .query_scale = c->code_scale,
+      .codes = head->codes + p * BLOCK * head->code_d,
+      .scales = head->scales + p * BLOCK,
+      .log_weights = head->weighted ? head->log_weights + p * BLOCK : NULL,
+      .logits = logits,
+  });
+  if (c->space.sight[p] != PART) return;
+  for (size_t i = 0; i < BLOCK; i++)
+    if (!sees(c, head->order[p * BLOCK + i]))
+      for (size_t q = 0; q < c->group; q++) logits[q * BLOCK + i] = -INFINITY;
+}
+
+/* Not less than e^x - 1. */
+static double exp_less_one(double x) { return x < 0.5 ? x + x * x * 0.6 : expm1(x) * (1 + 4 * DBL_EPSILON); }
+
+/* Adds what a block leaves unread: `whole` when nothing of it is read and all of it is seen. */
+static void add_open(const choice *c, size_t p, bool whole, const float *sum, const float *square, double times,
+                     tail_sums *tail) {
+  const pith_sparse_block *block = &c->head->block[p];
+  for (size_t q = 0; q < c->group; q++, tail++) {
+    double w = (double)sum[q], w2 = (double)square[q] * (1 + 128 * PITH_UNIT),
+           more = exp_less_one(doubt_of(c, q, block));
+    double centred = whole ? fmax(0, w2 * (1 + 512 * PITH_UNIT) - w * w * (1 - 256 * PITH_UNIT) / BLOCK) : w2;
+    tail->low += times * w / (1 + more);
+    tail->high += times * w * (1 + more);
+    tail->square += times * fmin(centred, w2);
+    tail->doubt_square += times * more * more * w2;
+    tail->doubt += times * more * w;
+    tail->doubt_offset += times * more * w * (double)block->offset;
+    tail->radius += times * (1 + more) * w * (double)block->value_radius;
+  }
+}
+
+/* A closed block: its sum of weights lies between BLOCK e^centre (Jensen) and BLOCK e^upper; the middle is taken. */
+static void add_closed(const choice *c, size_t p, float *weight, tail_sums *tail) {
+  const pith_sparse_block *block = &c->head->block[p];
+  for (size_t q = 0; q < c->group; q++, tail++) {
+    double upper = exp((double)c->space.upper[q * c->blocks + p] - (double)c->threshold[q]) * (1 + 1e-9);
+    double lower = exp((double)c->space.centre[q * c->blocks + p] - (double)c->threshold[q]) * (1 - 1e-9);
+    double doubt = BLOCK * (upper - lower) / 2 + BLOCK * upper * 4 * PITH_UNIT;
+    tail->low += BLOCK * lower;
+    tail->high += BLOCK * upper;
+    tail->square += BLOCK * upper * upper / 4; /* about upper / 2 */
+    tail->doubt += doubt;
+    tail->doubt_offset += doubt * (double)block->offset;
+    tail->radius += BLOCK * upper * (double)block->value_radius;
+    weight[q * c->blocks + p] = (float)(BLOCK * (upper + lower) / 2);
+  }
+}
+
+/* The bound times Z, without rounding; offset: |answer - anchor|. */
+static double tail_error(const choice *c, const tail_sums *tail, double offset) {
+  double spread = sqrt(c->head->spread) * (sqrt(tail->square) + sqrt(tail->doubt_square));
+  return fmin(spread, tail->radius) + tail->doubt_offset + tail->doubt * offset;
+}
+
+/* ---- The look ahead ---- */
+
+typedef struct look {
+  size_t blocks[PROBED], count;
+  double times[PROBED]; /* how many blocks each stands for */
+} look;
+
+static void choose_look(const choice *c, size_t open, look *l) {
+  const pith_sparse_space *s = &c->space;
+  size_t first = (size_t)(ALPHA * pow((double)c->visible, EXPONENT) / BLOCK) + 1;
+  first = pith_min_size(first, PROBED / 2);
+  l->count = 0;
+  for (size_t p = 0; p < c->blocks; p++) { /* the best scores, by insertion */
+    if (!s->open[p] || (l->count == first && s->score[p] <= s->score[l->blocks[first - 1]])) continue;
+    size_t at = l->count < first ? l->count++ : first - 1;
+    for (; at > 0 && s->score[l->blocks[at - 1]] < s->score[p]; at--) l->blocks[at] = l->blocks[at - 1];
+    l->blocks[at] = p;
+  }
+  for (size_t i = 0; i < l->count; i++) l->times[i] = 1;
+  size_t others = open - l->count, top = l->count, wanted = pith_min_size(others, PROBED / 2), number = 0;
+  if (others > 8 * 32) wanted = pith_min_size(wanted, others / 8);
+  float lowest = top > 0 ? s->score[l->blocks[top - 1]] : INFINITY;
+  for (size_t p = 0; p < c->blocks && wanted > 0; p++) {
+    if (!s->open[p] || s->score[p] > lowest) continue;
+    bool best = false; /* ties with the lowest of the best */
+    for (size_t i = 0; i < top && s->score[p] == lowest && !best; i++) best = l->blocks[i] == p;
+    if (best) continue;
+    if (number * wanted / others != (number + 1) * wanted / others && l->count < PROBED) {
+      l->times[l->count] = (double)others / (double)wanted;
+      l->blocks[l->count++] = p;
+    }
+    number++;
+  }
+}
+
+/* The thresholds at which the bound holds for what was looked at. Yields the keys that would be read. */
+static double find_thresholds(choice *c, const look *l) {
+  const pith_sparse_space *s = &c->space;
+  double least[GROUP], most[GROUP], mass[GROUP] = {0}, reads = 0;
+  float sum[GROUP], square[GROUP];
+  for (size_t i = 0; i < l->count; i++) block_logits(c, l->blocks[i], s->probe + i * GROUP * BLOCK);
+  for (size_t q = 0; q < c->group; q++) {
+    float top = -FLT_MAX / 4;
+    for (size_t i = 0; i < l->count; i++)
+      top = fmaxf(top, c->kernels->max(s->probe + (i * GROUP) * BLOCK + q * BLOCK, BLOCK));
+    most[q] = (double)top + 1;
+    least[q] = (double)top - 32;
+    c->threshold[q] = (float)most[q];
+  }
+  for (size_t i = 0; i < l->count; i++) {
+    c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, sum, square);
+    for (size_t q = 0; q < c->group; q++) mass[q] += l->times[i] * (double)sum[q];
+  }
+  const double high = (double)c->head->blocks * BLOCK, offset = 0.5 * sqrt(c->head->trace / fmax(high, 1));
+  double top[GROUP];
+  memcpy(top, most, sizeof top);
+  for (int round = 0; round <= HALVINGS; round++) {
+    tail_sums tail[GROUP] = {{0}};
+    for (size_t q = 0; q < c->group; q++)
+      c->threshold[q] = (float)(round == HALVINGS ? least[q] : (least[q] + most[q]) / 2);
+    reads = 0;
+    for (size_t i = 0; i < l->count; i++) {
+      uint64_t chosen = c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, sum, square);
+      add_open(c, l->blocks[i], chosen == 0 && s->sight[l->blocks[i]] == WHOLE, sum, square, l->times[i], tail);
+      reads += l->times[i] * (double)__builtin_popcountll(chosen);
+    }
+    for (size_t q = 0; q < c->group && round < HALVINGS; q++) {
+      double z = mass[q] * exp(top[q] - (double)c->threshold[q]);
+      if (tail_error(c, &tail[q], offset) <= 0.85 * c->job->eps * z)
+        least[q] = (double)c->threshold[q];
+      else
+        most[q] = (double)c->threshold[q];
+    }
+  }
+  return reads;
+}
+
+/* ---- The pass ---- */
+
+static void pass(choice *c, tail_sums tail[GROUP]) {
+  const pith_sparse_space *s = &c->space;
+  float logits[GROUP * BLOCK], sum[GROUP], square[GROUP];
+  memset(tail, 0, GROUP * sizeof *tail);
+  c->chosen = 0;
+  for (size_t p = 0; p < c->blocks; p++) {
+    if (s->open[p]) {
+      block_logits(c, p, logits);
+      uint64_t chosen = c->kernels->split(logits, c->group, c->threshold, sum, square);
+      add_open(c, p, chosen == 0 && s->sight[p] == WHOLE, sum, square, 1, tail);
+      for (size_t q = 0; q < c->group; q++) s->weight[q * c->blocks + p] = sum[q];
+      for (; chosen; chosen &= chosen - 1)
+        s->chosen[c->chosen++] = c->head->order[p * BLOCK + (size_t)__builtin_ctzll(chosen)];
+    } else if (s->sight[p] == WHOLE) {
+      add_closed(c, p, s->weight, tail);
+    } else {
+      for (size_t q = 0; q < c->group; q++) s->weight[q * c->blocks + p] = 0;
+    }
+  }
+  for (size_t row = pith_max_size(c->head->blocks * BLOCK, c->first); row < c->last; row++)
+    if (sees(c, row)) s->chosen[c->chosen++] = (uint32_t)row;
+}
+
+/* ---- Reading what was chosen ---- */
+
+static void attend_rows(const choice *c, const pith_rows *rows, size_t from, size_t count, float *largest, float *sum) {
+  pith_kernels_attend(c->kernels, rows->dtype)(&(pith_attend_block){
+      .group = c->group,
+      .d = rows->d,
+      .dv = rows->dv,
+      .rows = count,
+      .queries = c->space.query,
+      .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
+      .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
+      .key_stride = rows->key_stride,
+      .value_stride = rows->value_stride,
+      .key_scales = rows->key_scales ? rows->key_scales + from * pith_scales(rows->d) : NULL,
+      .value_scales = rows->value_scales ? rows->value_scales + from * pith_scales(rows->dv) : NULL,
+      .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
+      .largest = largest,
+      .sum = sum,
+      .output = c->space.output,
+  });
+}
+
+static size_t row_bytes(pith_dtype dtype, size_t width) {
+  return dtype == PITH_Q8 ? width : dtype == PITH_Q4 ? (width + 1) / 2 : width * pith_dtype_size(dtype);
+}
+
+/* Rows that lie apart are brought together first: a copy costs less than it saves. */
+static void gather(const choice *c, const uint32_t *chosen, size_t count, float *largest, float *sum) {
+  enum { AHEAD = 12 };
+  const pith_rows *rows = &c->job->rows;
+  const pith_sparse_space *s = &c->space;
+  const size_t key = row_bytes(rows->dtype, rows->d), value = row_bytes(rows->dtype, rows->dv);
+  const size_t key_scales = pith_scales(rows->d), value_scales = pith_scales(rows->dv);
+  for (size_t i = 0; i < count; i++) {
+    if (i + AHEAD < count) {
+      const char *next = (const char *)rows->keys + (ptrdiff_t)chosen[i + AHEAD] * rows->key_stride;
+      for (size_t b = 0; b < key; b += 64) __builtin_prefetch(next + b);
+      next = (const char *)rows->values + (ptrdiff_t)chosen[i + AHEAD] * rows->value_stride;
+      for (size_t b = 0; b < value; b += 64) __builtin_prefetch(next + b);
+    }
+    size_t row = chosen[i];
+    memcpy(s->keys + i * key, (const char *)rows->keys + (ptrdiff_t)row * rows->key_stride, key);
+    memcpy(s->values + i * value, (const char *)rows->values + (ptrdiff_t)row * rows->value_stride, value);
+    if (rows->log_weight) s->log_weights[i] = rows->log_weight[row];
+    if (!rows->key_scales) continue;
+    memcpy(s->key_scales + i * key_scales, rows->key_scales + row * key_scales, key_scales * sizeof(uint16_t));
+    memcpy(s->value_scales + i * value_scales, rows->value_scales + row * value_scales,
+           value_scales * sizeof(uint16_t));
+  }
+  pith_rows near = *rows;
+  near.keys = s->keys;
+  near.values = s->values;
+  near.key_stride = (ptrdiff_t)key;
+  near.value_stride = (ptrdiff_t)value;
+  near.count = count;
+  near.log_weight = rows->log_weight ? s->log_weights : NULL;
+  near.key_scales = rows->key_scales ? s->key_scales : NULL;
+  near.value_scales = rows->value_scales ? s->value_scales : NULL;
+  attend_rows(c, &near, 0, count, largest, sum);
+}
+
+static void read_chosen(const choice *c, float *largest, float *sum) {
+  enum { RUN = 32, LONGEST = 512 };
+  const pith_sparse_space *s = &c->space;
+  for (size_t q = 0; q < c->group; q++) {
+    largest[q] = -INFINITY;
+    sum[q] = 0;
+  }
+  memset(s->output, 0, c->group * c->head->dv * sizeof(float));
+  for (size_t i = 0, start = 0; i < c->chosen;) {
+    size_t run = 1;
+    while (i + run < c->chosen && run < LONGEST && s->chosen[i + run] == s->chosen[i] + run) run++;
+    bool in_place = run >= RUN;
+    size_t end = in_place ? i : i + run;
+    if (end - start >= GATHERED || in_place || end == c->chosen)
+      for (; start < end;) {
+        size_t count = pith_min_size(GATHERED, end - start);
+        gather(c, s->chosen + start, count, largest, sum);
+        start += count;
+      }
+    if (in_place) {
+      attend_rows(c, &c->job->rows, s->chosen[i], run, largest, sum);
+      start = i + run;
+    }
+    i += run;
+  }
+}
+
+/* ---- Putting together ---- */
+
+/* Relative errors of sums over `count` keys: chains of a kernel's tiles, then of tiles. */
+static double chain(size_t count) { return (600 + (double)count / 32) * PITH_UNIT; }
+
+static double logit_rounding(const pith_sparse_job *job, double query_norm) {
+  double d = (double)job->rows.d;
+  return query_norm * (double)job->head->most_key * (d / 8 + 32 + 2 * log2(d)) * PITH_UNIT;
+}
+
+double pith_sparse_rounding(const pith_sparse_job *job, const float *query, const float *answer, size_t count) {
+  double size = norm(query, job->rows.d), length = norm(answer, job->rows.dv), most = (double)job->head->most_value;
+  return expm1(2 * logit_rounding(job, size)) * (most + length) + (2 * chain(count) + 64 * PITH_UNIT) * (most + length);
+}
+
+/* Writes query q's answer and account; the bound may be anything up to infinity. */
+static void conclude(const choice *c, size_t q, const tail_sums *tail, float largest, float sum, size_t place) {
+  const pith_sparse_head *head = c->head;
+  const pith_sparse_space *s = &c->space;
+  const size_t dv = head->dv;
+  float *out = c->job->out + place * dv;
+  pith_sparse_account *account = &c->job->account[place];
+  *account = (pith_sparse_account){.read = c->chosen, .seen = c->visible};
+  const double threshold = (double)c->threshold[q], shift = fmax(threshold, (double)largest);
+  const double near = exp((double)largest - shift), far = exp(threshold - shift);
+  double mass = 0, far_mass = 0;
+  for (size_t p = 0; p < c->blocks; p++) far_mass += (double)s->weight[q * c->blocks + p];
+  mass = near * (double)sum + far * far_mass;
+  for (size_t j = 0; j < dv; j++) {
+    double value = near * (double)s->output[q * dv + j] + far * (double)s->tail[q * dv + j];
+    out[j] = mass > 0 ? (float)(value / mass) : 0;
+  }
+  double offset = 0;
+  for (size_t j = 0; j < dv; j++) offset += pow((double)out[j] - (double)head->anchor[j], 2);
+  const double length = norm(out, dv), most = (double)head->most_value, each = logit_rounding(c->job, c->norm[q]);
+  const double read_mass = near * (double)sum, wrong = expm1(each + chain(c->chosen));
+  const double least = read_mass / (1 + wrong) + far * tail->low;
+  double error = far * tail_error(c, tail, sqrt(offset) * (1 + 1e-9)) + wrong * read_mass * (most + length) * 2;
+  error += far * far_mass * (2 * chain(c->blocks * BLOCK)) * (most + length);
+  account->bound = error / least * (1 + 1e-6) + 8 * PITH_UNIT * length;
+  account->tail = fmin(1, far * tail->high / (far * tail->high + read_mass / (1 + wrong)));
+  if (pith_turned(head->dtype, dv)) {
+    pith_turn(out, 1, dv);
+    account->bound += (log2((double)dv) + 2) * PITH_UNIT * length;
+  }
+  if (!(account->bound >= 0)) account->bound = INFINITY;
+}
+
+/* ---- Does it pay? ---- */
+
+/* Costs in streamed exact rows: a look at a key's code, and a key read out of line. */
+static bool pays(const choice *c, size_t open, double reads) {
+  const pith_dtype dtype = c->job->rows.dtype;
+  const double code = dtype == PITH_F32 ? 0.25 : dtype == PITH_F16 || dtype == PITH_BF16 ? 0.35 : 0.5;
+  double rest = (double)(c->last - pith_min_size(c->last, pith_max_size(c->head->blocks * BLOCK, c->first)));
+  double cost = 0.08 * BLOCK * (double)c->blocks + code * BLOCK * (double)open + 1.6 * reads + rest;
+  return c->visible >= LEAST_ROWS && cost < 0.9 * (double)c->visible;
+}
+
+bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, size_t row, char *space) {
+  choice c = {.job = job, .head = job->head, .kernels = pith_kernels_active(), .group = group};
+  lay_out(&c.space, space, job->rows.count, job->rows.d, job->rows.dv);
+  if (!job->always && job->rows.count < LEAST_ROWS) return false;
+  look_around(&c, row);
+  if (c.visible == 0) {
+    for (size_t place = head * job->queries + row, q = 0; q < group; q++, place += job->queries) {
+      memset(job->out + place * job->rows.dv, 0, job->rows.dv * sizeof(float));
+      job->account[place] = (pith_sparse_account){0};
+    }
+    return true;
+  }
+  take_queries(&c, head, row);
+  bound_blocks(&c);
+  size_t open = open_blocks(&c);
+  look l;
+  choose_look(&c, open, &l);
+  double reads = find_thresholds(&c, &l);
+  if (!job->always && !pays(&c, open, reads)) return false;
+
+  for (int attempt = 0; attempt < TRIES; attempt++) {
+    tail_sums tail[GROUP];
+    float largest[GROUP], sum[GROUP];
+    pass(&c, tail);
+    read_chosen(&c, largest, sum);
+    if (c.blocks > 0)
+      pith_gemm_f32_alone(PITH_PLAIN, PITH_PLAIN, group, c.head->dv, c.blocks, 1, c.space.weight, c.blocks,
+                          c.head->value_mean, c.head->dv, 0, c.space.tail, c.head->dv);
+    else
+      memset(c.space.tail, 0, group * c.head->dv * sizeof(float));
+    bool good = true;
+    for (size_t q = 0; q < group; q++) {
+      size_t place = (head + q) * job->queries + row;
+      conclude(&c, q, &tail[q], largest[q], sum[q], place);
+      if (job->account[place].bound <= job->eps) continue;
+      good = false;
+      c.threshold[q] -= 0.7F;
+    }
+    if (good) return true;
+    if (c.chosen == c.visible) break; /* all was read: only rounding is left */
+  }
+  return false;
+}

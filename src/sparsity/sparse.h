@@ -1,0 +1,43 @@
+/* sparse.h - attention that reads only what it must, over an index. */
+#ifndef PITH_SRC_SPARSITY_SPARSE_H
+#define PITH_SRC_SPARSITY_SPARSE_H
+
+#include "sparsity/index.h"
+
+/* What one query was answered from. */
+typedef struct pith_sparse_account {
+  double bound; /* of the L2 norm of the answer's error, rounding included */
+  double tail;  /* share of the mass that unread keys have at most */
+  size_t read;  /* keys whose values were read */
+  size_t seen;  /* keys that the query sees */
+  bool exact;
+} pith_sparse_account;
+
+/* What all query heads of one kv head ask. */
+typedef struct pith_sparse_job {
+  pith_rows rows;
+  const pith_sparse_head *head; /* has taken in all of `rows` */
+  size_t heads, queries;
+  const float *query; /* (heads, queries, d), times the softmax scale */
+  pith_mask mask;
+  double eps;  /* of every answer's error */
+  bool each;   /* every query chooses for itself; else the heads of one row (PITH_MAX_GROUP of them) share */
+  bool always; /* sparse even where exact attention would be faster */
+  float *out;  /* (heads, queries, dv) */
+  pith_sparse_account *account; /* (heads, queries) */
+} pith_sparse_job;
+
+pith_status pith_sparse_jobs(pith_context *context, const pith_sparse_job *jobs, size_t count);
+
+/* ---- One choice: up to PITH_MAX_GROUP queries that stand at one row ---- */
+
+typedef struct pith_sparse_space pith_sparse_space; /* scratch of one thread */
+size_t pith_sparse_space_bytes(size_t rows, size_t d, size_t dv);
+
+/* Queries head .. head+group-1 of mask row `row`. False: exact attention is the better way, nothing was written. */
+bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, size_t row, char *space);
+
+/* A bound of what rounding does to an exact answer that reads `count` keys. */
+double pith_sparse_rounding(const pith_sparse_job *job, const float *query, const float *answer, size_t count);
+
+#endif
