@@ -7,6 +7,7 @@
 
 #include "base/base.h"
 #include "pith/file.h"
+#include "pith/sampler.h"
 
 /* A name from a hostile file, cut and cleaned for a message. */
 typedef struct pith_quoted {
@@ -58,6 +59,12 @@ pith_status pith_summary_parse(pith_context *context, pith_file *file, pith_summ
 enum { PITH_CHECKSUM_DIGITS = 16 };
 pith_status pith_summary_checksum(pith_context *context, const pith_file *file, char digits[PITH_CHECKSUM_DIGITS + 1],
                                   size_t *at);
+
+/* Sketch files: whether a file begins as one; what pith_l2_load does with the bytes; the checksum a file should have,
+ * and where that stands in it, PITH_E_FORMAT where the file does not begin as a sketch. */
+bool pith_sketch_is(const pith_file *file);
+pith_status pith_l2_parse(pith_context *context, pith_file *file, pith_l2 **out);
+pith_status pith_sketch_checksum(pith_context *context, const pith_file *file, uint64_t *checksum, size_t *at);
 
 /* ---- Writing: into a temporary file in the folder of the target, renamed over it at the end. Pipes and
  * devices, and "-", are written straight. ---- */

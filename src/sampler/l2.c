@@ -91,6 +91,11 @@ double pith_l2_bytes(const pith_l2_options *options) {
   return 8 * (words + (double)sketches_of(options) * sketch_words(options) + norm_cells(options));
 }
 
+double pith_l2_saved_bytes(const pith_l2_options *options) {
+  double x = (double)options->dim * (options->free_x ? 2 : 1);
+  return 8 * (x + (double)sketches_of(options) * sketch_cells(options) + norm_cells(options));
+}
+
 static pith_status check_ranges(pith_context *context, const pith_l2_options *options) {
   if (options->rows == 0 || options->rows > PITH_MOST_ROWS)
     return pith_fail(context, PITH_E_ARGUMENT, "rows is %zu; it must be 1 to 2^40", options->rows);

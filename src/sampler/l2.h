@@ -64,6 +64,8 @@ struct pith_l2 {
 pith_status pith_l2_resolve(pith_context *context, const pith_l2_options *options, pith_l2_options *out);
 /* Bytes that a sampler of resolved options holds. */
 double pith_l2_bytes(const pith_l2_options *resolved);
+/* Of the numbers that a sketch of resolved options is saved as: x and cells. */
+double pith_l2_saved_bytes(const pith_l2_options *resolved);
 /* What pith_l2_create does after that; with empty cells. */
 pith_status pith_l2_make(pith_context *context, const pith_l2_options *resolved, pith_l2 **out);
 
