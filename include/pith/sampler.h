@@ -204,6 +204,89 @@ typedef struct pith_tensor_info {
 PITH_API pith_tensor_info pith_tensor_describe(const pith_tensor *sampler);
 PITH_API const char *pith_tensor_method_name(pith_tensor_method method); /* "exact", ... */
 
+/* ---- Draws of keys by the laws of attention -------------------------------------------------- */
+
+typedef enum pith_key_law {
+  PITH_LAW_POWER = 0,  /* key i with probability y_i^2 / |y|^2 where y_i = <q, k_i>^power */
+  PITH_LAW_SOFTMAX = 1 /* key i with probability exp(z_i) / sum_j exp(z_j) where z_i = scale <q, k_i> */
+} pith_key_law;
+
+typedef enum pith_key_method {
+  PITH_KEYS_AUTO = 0, /* for every query what should cost less of the two; the law is exact either way */
+  PITH_KEYS_SCAN = 1, /* all weights of a query, then its draws: O(n d) */
+  PITH_KEYS_TREE = 2  /* a Gram tree over features of the keys: O(features^2 log n) a draw. Exact for powers 1 and 2
+                         (d and d (d + 1) / 2 features); above, TensorSketch (Pham and Pagh, KDD 2013), approximate.
+                         Softmax: proposals with weight (b + z / 2m)^2m, m = power, that are accepted with the
+                         probability that makes the law exact */
+} pith_key_method;
+
+typedef struct pith_key_options {
+  size_t struct_size;
+  pith_key_law law;
+  size_t power; /* power law: 1 .. 8; softmax: degree m of the proposals, 1 or 2; default 1 */
+  double scale; /* of softmax; 0: 1 / sqrt(d) */
+  pith_key_method method;
+  size_t features; /* power 3 and above with the tree: length of the TensorSketch, even, 16 .. 4096; default 1024 */
+  size_t memory;   /* bytes allowed; default 1 GiB */
+  uint64_t seed;   /* default 1 */
+} pith_key_options;
+
+typedef struct pith_key_sampler pith_key_sampler;
+
+PITH_API void pith_key_options_init(pith_key_options *options);
+/* A sampler over keys (n, d), f16, bf16, f32 or f64, which are copied as f32. PITH_E_BUDGET where a tree was asked for
+ * and does not fit into `memory`. */
+PITH_API PITH_CHECK pith_status pith_key_sampler_create(pith_context *context, const pith_array *keys,
+                                                        const pith_key_options *options, pith_key_sampler **out);
+PITH_API void pith_key_sampler_free(pith_key_sampler *sampler); /* NULL is fine */
+
+/* Replaces key `row` by `key` (d), or takes it out (NULL) until it is set again: whole rows, since features of degree
+ * two and more are not linear in a key. */
+PITH_API PITH_CHECK pith_status pith_key_sampler_set(pith_context *context, pith_key_sampler *sampler, size_t row,
+                                                     const float *key);
+
+typedef struct pith_key_report {
+  size_t proposals, accepted; /* by the tree, over all queries */
+  size_t scanned;             /* queries that were answered by a scan, or ended by one (acceptance below 1/64) */
+  double distance;            /* total variation between the law drawn from and the law, estimated from the draws;
+                                 0 where it is exact */
+  size_t words;               /* of eight bytes, all that is kept */
+} pith_key_report;
+
+/* `count` independent draws for each of the queries (m, d): draws (m, count) with value y_i, or z_i for softmax, and
+ * weight 1. A query whose weights are all 0 has none: drawn[j] is then 0, else `count`. Calls with one sampler draw
+ * afresh; the result does not depend on the number of threads. */
+PITH_API PITH_CHECK pith_status pith_key_sampler_draw(pith_context *context, pith_key_sampler *sampler,
+                                                      const pith_array *queries, size_t count, pith_draw *draws,
+                                                      size_t *drawn, pith_key_report *report);
+
+/* Softmax draws for queries that are known before the keys come: `count` reservoirs for each query keep the key with
+ * the largest z_i + G_i, G_i Gumbel, which follows the law exactly when every key comes once. O(1) words a draw; no
+ * deletes (theory forbids them: see `pith sample lower-bound`). */
+typedef struct pith_reservoirs pith_reservoirs;
+
+/* queries (m, d); scale 0: 1 / sqrt(d). */
+PITH_API PITH_CHECK pith_status pith_reservoirs_create(pith_context *context, const pith_array *queries, size_t count,
+                                                       double scale, uint64_t seed, pith_reservoirs **out);
+PITH_API void pith_reservoirs_free(pith_reservoirs *reservoirs); /* NULL is fine */
+/* Keys (n, d) with the indices first .. first + n - 1, each of which may come once, in any order. */
+PITH_API PITH_CHECK pith_status pith_reservoirs_push(pith_context *context, pith_reservoirs *reservoirs,
+                                                     const pith_array *keys, uint64_t first);
+/* What `reservoirs` would be had it seen the keys of `other` too. Queries, count, scale and seed must be the same. */
+PITH_API PITH_CHECK pith_status pith_reservoirs_merge(pith_context *context, pith_reservoirs *reservoirs,
+                                                      const pith_reservoirs *other);
+/* draws (m, count): value z_i, weight 1. 0 before the first key, else 1. */
+PITH_API int pith_reservoirs_draws(const pith_reservoirs *reservoirs, pith_draw *draws);
+PITH_API size_t pith_reservoirs_words(const pith_reservoirs *reservoirs);
+
+/* Attention outputs from draws: mean (m, dv) over the `count` draws of each of m queries of the rows of values (n, dv)
+ * that they name. half_width (m, dv): all dv true outputs of a query lie within it with probability `confidence`
+ * (empirical Bernstein bound, Maurer and Pontil, COLT 2009, Theorem 4, on both sides of every coordinate, with the
+ * ranges of the columns of values). count >= 2. Only for draws whose law is exact. */
+PITH_API PITH_CHECK pith_status pith_draws_attend(pith_context *context, const pith_array *values,
+                                                  const pith_draw *draws, size_t queries, size_t count,
+                                                  double confidence, double *mean, double *half_width);
+
 #ifdef __cplusplus
 }
 #endif
