@@ -99,6 +99,8 @@ static void engine_start(engine *e, size_t capacity, enum ggml_type store) {
   parameters.n_batch = (uint32_t)capacity;
   parameters.n_threads = parameters.n_threads_batch = THREADS;
   parameters.type_k = parameters.type_v = store;
+  /* Its flash attention turns an f32 cache into f16 first. */
+  if (store == GGML_TYPE_F32) parameters.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
   e->context = llama_init_from_model(e->model, parameters);
   if (!e->context) stop("no context");
   llama_attach_threadpool(e->context, e->threads, NULL);
