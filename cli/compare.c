@@ -312,7 +312,7 @@ static int run(cli_session *session) {
   cli_plot *plot = NULL;
   if (!code && arguments->plot) {
     if (!strcmp(arguments->plot, "-")) session->out = stderr;
-    code = plot_create(session, "points stored a head", "mean L2 error of an answer", &plot);
+    code = plot_create(session, "--plot", "points stored a head", "mean L2 error of an answer", &plot);
   }
   compare_inputs inputs = {0};
   findings found = {0};

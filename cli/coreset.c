@@ -353,7 +353,8 @@ static int run(cli_session *session) {
   cli_plot *plot = NULL;
   int code = EXIT_DONE;
   if (arguments->plot) code = session_output(session, "--plot", arguments->plot);
-  if (!code && arguments->plot) code = plot_create(session, "points", "largest error found in the ball", &plot);
+  if (!code && arguments->plot)
+    code = plot_create(session, "--plot", "points", "largest error found in the ball", &plot);
   if (code) return code;
   results *r = allocate_zero(1, sizeof *r);
   pith_status status = sweep_all(session, r);

@@ -8,14 +8,15 @@
 static const cli_option input_options[] = {
     {"model", 0, OPTION_FILE, "M.gguf", "the model (default: $PITH_MODEL, or the byte-level model that pith ships)",
      FIELD(model)},
-    {"text", 0, OPTION_FILE, "FILE", "perplexity, dump: the text; generate: the prompt", FIELD(text)},
+    {"text", 0, OPTION_FILE, "FILE", "perplexity, judge, dump: the text; generate: the prompt", FIELD(text)},
     {"context", 0, OPTION_COUNT, "N", "tokens of a piece of text (default 2048, or fewer if the model takes fewer)",
      FIELD(context), .least = 2},
-    {"prefix", 0, OPTION_COUNT, "P", "perplexity: the first tokens of a piece, which are compressed (default 3/4)",
-     FIELD(prefix), .least = 1},
-    {"chunks", 0, OPTION_COUNT, "C", "perplexity: pieces, one after another (default 1)", FIELD(chunks), .least = 1},
-    {"cases", 0, OPTION_FILE, "F.jsonl", "recall: a case a line, {\"prefix\": ..., \"query\": ..., \"answer\": ...}",
-     FIELD(cases)},
+    {"prefix", 0, OPTION_COUNT, "P",
+     "perplexity, judge: the first tokens of a piece, which are compressed (default 3/4)", FIELD(prefix), .least = 1},
+    {"chunks", 0, OPTION_COUNT, "C", "perplexity, judge: pieces, one after another (default 1)", FIELD(chunks),
+     .least = 1},
+    {"cases", 0, OPTION_FILE, "F.jsonl",
+     "recall, judge: a case a line, {\"prefix\": ..., \"query\": ..., \"answer\": ...}", FIELD(cases)},
     {.name = NULL}};
 
 static const cli_option generate_options[] = {
@@ -25,6 +26,31 @@ static const cli_option generate_options[] = {
     {"temperature", 0, OPTION_REAL, "T", "draw tokens at this temperature (default 0: always the most likely one)",
      FIELD(temperature)},
     {"top-k", 0, OPTION_COUNT, "K", "draw among the K most likely tokens only", FIELD(top_k), .least = 1},
+    {.name = NULL}};
+
+static bool add_place(const char *text, void *group) {
+  lm_arguments *arguments = group;
+  if (!*text || arguments->places == MOST_PLACES) return false;
+  arguments->from[arguments->places++] = text;
+  return true;
+}
+
+static const cli_option judge_options[] = {
+    {"engines", 0, OPTION_TEXT, "all|LIST",
+     "what is judged (default all): ENGINE[:BUDGET][:STORE], with commas between them, such as nystrom:spread,heavy,"
+     "exact:q4; what is left out stands for all that suits",
+     FIELD(engines)},
+    {"ratios", 0, OPTION_TEXT, "LIST", "shares of the prefix's f16 bytes (default 1/4,1/8,1/16,1/32)", FIELD(ratios)},
+    {"from", 0, OPTION_CUSTOM, "WORDS",
+     "pieces begin where these words first stand in the text; given again, at those too", .parse = add_place,
+     .allowed = "words of the text, and given 32 times at most"},
+    {"marks", 0, OPTION_FILE, "F.json",
+     "published figures to draw beside those of the first piece, {\"rows\": [{\"method\", \"bytes_ratio\", "
+     "\"kl_mean\"}]}",
+     FIELD(marks)},
+    {"heat-map", 0, OPTION_TEXT, "ROW",
+     "whose errors of heads are drawn, such as nystrom:spread:auto:1/16 (default: the last of nystrom)",
+     FIELD(heat_map)},
     {.name = NULL}};
 
 static const cli_choice mode_choices[] = {{"oneshot", 0}, {NULL, 0}};
@@ -58,12 +84,19 @@ static const cli_option cache_options[] = {
     {.name = NULL}};
 
 static const cli_option output_options[] = {
-    {"output", 'o', OPTION_FILE, "DIR", "dump: the folder for q.npy, k.npy, v.npy and head_weights.npy", FIELD(output)},
+    {"output", 'o', OPTION_FILE, "DIR",
+     "dump: the folder for q.npy, k.npy, v.npy and head_weights.npy; judge: for judge.json, judge.txt, kl.svg and "
+     "heads.svg",
+     FIELD(output)},
     {.name = NULL}};
 
-static const cli_group groups[] = {{"Model and text", input_options, 0}, {"Cache", cache_options, 0},
-                                   {"Generate", generate_options, 0},    {"Output", output_options, 0},
-                                   {"Common", common_options, 0},        {.title = NULL}};
+static const cli_group groups[] = {{"Model and text", input_options, 0},
+                                   {"Cache", cache_options, 0},
+                                   {"Judge", judge_options, 0},
+                                   {"Generate", generate_options, 0},
+                                   {"Output", output_options, 0},
+                                   {"Common", common_options, 0},
+                                   {.title = NULL}};
 
 static void defaults(void *arguments) {
   lm_arguments *chosen = arguments;
@@ -77,11 +110,15 @@ static int run(cli_session *session) {
   static const struct {
     const char *word;
     int (*run)(cli_session *session);
-  } words[] = {{"perplexity", lm_perplexity}, {"recall", lm_recall}, {"generate", lm_generate}, {"dump", lm_dump}};
+  } words[] = {{"perplexity", lm_perplexity},
+               {"recall", lm_recall},
+               {"generate", lm_generate},
+               {"dump", lm_dump},
+               {"judge", lm_judge}};
   ((lm_arguments *)session->arguments)->options.seed = session->common->seed;
   for (size_t i = 0; i < sizeof words / sizeof *words; i++)
     if (!strcmp(session->operands[0], words[i].word)) return words[i].run(session);
-  return usage_error(session->command, "unknown word '%s'; there are: perplexity, recall, generate, dump",
+  return usage_error(session->command, "unknown word '%s'; there are: perplexity, recall, generate, dump, judge",
                      session->operands[0]);
 }
 
@@ -90,17 +127,21 @@ const cli_command command_lm = {
     .summary = "run language models on compressed caches",
     .usage =
         "perplexity~--text~FILE~(--ratio~R~| --engine~exact) | recall~--cases~F.jsonl~(--ratio~R~| --engine~exact) | "
-        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | dump~--text~FILE~-o~DIR [OPTION]...",
+        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | dump~--text~FILE~-o~DIR | "
+        "judge~--text~FILE~[--engines~LIST]~[-o~DIR] [OPTION]...",
     .description =
         "Reads text with a model of the llama, qwen2 or qwen3 kind from a GGUF file, compresses the cache\n"
         "of keys and values that it leaves, and goes on from that. perplexity says how much the model's\n"
         "predictions change, against the full cache; recall whether facts of the prefix are still found;\n"
-        "generate writes on; dump saves queries, keys, values and head weights for the other commands.",
+        "generate writes on; dump saves queries, keys, values and head weights for the other commands; judge\n"
+        "holds every engine at every size against the others and against whole caches.",
     .examples =
         "  The shipped model on a novel, the cache of 1536 tokens at a quarter of its bytes:\n"
         "    pith lm perplexity --text novel.txt --context 2048 --prefix 1536 --ratio 1/4\n"
         "  A full cache in 8 bits:\n"
         "    pith lm perplexity --text novel.txt --engine exact --store q8\n"
+        "  Every engine beside the others:\n"
+        "    pith lm judge --text novel.txt -o judged\n"
         "  Text that goes on from a prompt:\n"
         "    pith lm generate --prompt 'It was the best of times' --temperature 0.8 --top-k 40\n",
     .groups = groups,
@@ -108,5 +149,5 @@ const cli_command command_lm = {
     .defaults = defaults,
     .least_operands = 1,
     .most_operands = 1,
-    .operand = "word (perplexity, recall, generate or dump)",
+    .operand = "word (perplexity, recall, generate, dump or judge)",
     .run = run};

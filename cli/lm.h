@@ -87,5 +87,6 @@ int lm_perplexity(cli_session *session);
 int lm_recall(cli_session *session);
 int lm_generate(cli_session *session);
 int lm_dump(cli_session *session);
+int lm_judge(cli_session *session);
 
 #endif

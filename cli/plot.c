@@ -21,13 +21,26 @@ typedef struct cli_line {
   double *xy;
 } cli_line;
 
-enum { MOST_LINES = 24 };
+typedef struct cli_mark {
+  double x, y;
+  char label[64]; /* "": none */
+} cli_mark;
+
+enum { MOST_LINES = 64 };
 
 struct cli_plot {
-  char x_label[96], y_label[96];
-  size_t lines;
+  char x_label[96], y_label[96], marks_title[96];
+  size_t lines, marks, mark_capacity;
   cli_line line[MOST_LINES];
+  cli_mark *mark;
 };
+
+/* Text that cannot leave the quotes of a script. */
+static void copy_plain(char *out, size_t size, const char *text) {
+  snprintf(out, size, "%s", text);
+  for (char *c = out; *c; c++)
+    if (*c < ' ' || strchr("'\"\\`", *c)) *c = ' ';
+}
 
 /* Starts gnuplot with the given standard input and output. */
 static int start_gnuplot(char *const arguments[], int input, int output, pid_t *child) {
@@ -57,14 +70,15 @@ static bool gnuplot_runs(void) {
   return runs;
 }
 
-int plot_create(cli_session *session, const char *x_label, const char *y_label, cli_plot **out) {
+int plot_create(cli_session *session, const char *option, const char *x_label, const char *y_label, cli_plot **out) {
   if (!gnuplot_runs())
     return session_error(session, EXIT_FAILED,
-                         "--plot needs gnuplot, which does not run here; install it (apt install gnuplot-nox) or leave "
-                         "--plot out");
+                         "%s needs gnuplot, which does not run here; install it (apt install gnuplot-nox) or leave %s "
+                         "out",
+                         option, option);
   cli_plot *made = allocate_zero(1, sizeof *made);
-  snprintf(made->x_label, sizeof made->x_label, "%s", x_label);
-  snprintf(made->y_label, sizeof made->y_label, "%s", y_label);
+  copy_plain(made->x_label, sizeof made->x_label, x_label);
+  copy_plain(made->y_label, sizeof made->y_label, y_label);
   *out = made;
   return EXIT_DONE;
 }
@@ -72,7 +86,7 @@ int plot_create(cli_session *session, const char *x_label, const char *y_label, 
 void plot_line(cli_plot *plot, const char *title, bool dashed) {
   if (plot->lines == MOST_LINES) return;
   cli_line *line = &plot->line[plot->lines++];
-  snprintf(line->title, sizeof line->title, "%s", title);
+  copy_plain(line->title, sizeof line->title, title);
   line->dashed = dashed;
 }
 
@@ -91,7 +105,34 @@ void plot_point(cli_plot *plot, double x, double y) {
   line->points++;
 }
 
-static void write_script(const cli_plot *plot, FILE *script) {
+void plot_marks_title(cli_plot *plot, const char *title) {
+  copy_plain(plot->marks_title, sizeof plot->marks_title, title);
+}
+
+void plot_mark(cli_plot *plot, double x, double y, const char *label) {
+  if (!(x > 0) || !(y > 0) || !isfinite(x) || !isfinite(y)) return;
+  if (plot->marks == plot->mark_capacity) {
+    plot->mark_capacity = 2 * plot->mark_capacity + 16;
+    cli_mark *grown = allocate_zero(plot->mark_capacity, sizeof *grown);
+    if (plot->marks) memcpy(grown, plot->mark, plot->marks * sizeof *grown);
+    free(plot->mark);
+    plot->mark = grown;
+  }
+  cli_mark *mark = &plot->mark[plot->marks++];
+  *mark = (cli_mark){.x = x, .y = y};
+  if (label) copy_plain(mark->label, sizeof mark->label, label);
+}
+
+static void write_marks(const cli_plot *plot, FILE *script) {
+  fputs("$marks << END\n", script);
+  for (size_t i = 0; i < plot->marks; i++)
+    fprintf(script, "%.9g %.9g \"%s\"\n", plot->mark[i].x, plot->mark[i].y, plot->mark[i].label);
+  fputs("END\n", script);
+}
+
+static void write_plot(const void *what, FILE *script) {
+  const cli_plot *plot = what;
+  if (plot->marks) write_marks(plot, script);
   for (size_t i = 0; i < plot->lines; i++) {
     fprintf(script, "$line%zu << END\n", i);
     for (size_t j = 0; j < plot->line[i].points; j++)
@@ -99,11 +140,11 @@ static void write_script(const cli_plot *plot, FILE *script) {
     fputs("END\n", script);
   }
   fprintf(script,
-          "set terminal svg size 1100,640 font 'Helvetica,18' background 'white'\n"
+          "set terminal svg size 1100,640 noenhanced font 'Helvetica,18' background 'white'\n"
           "set logscale x 2\nset logscale y\nset format y '%%g'\n"
-          "set grid lc rgb '#dddddd'\nset key outside right top Left reverse\n"
+          "set grid lc rgb '#dddddd'\nset key outside right top Left reverse%s\n"
           "set xlabel '%s'\nset ylabel '%s'\nset offsets graph 0.03, graph 0.03\nplot ",
-          plot->x_label, plot->y_label);
+          plot->lines > 16 ? " font ',13'" : "", plot->x_label, plot->y_label);
   bool first = true;
   size_t color = 0;
   for (size_t i = 0; i < plot->lines; i++) {
@@ -117,10 +158,16 @@ static void write_script(const cli_plot *plot, FILE *script) {
     fprintf(script, " title '%s'", line->title);
     first = false;
   }
+  if (plot->marks)
+    fprintf(script,
+            "%s$marks using 1:2 with points pointtype 2 pointsize 0.7 linecolor rgb '#888888' title '%s'"
+            ", $marks using 1:2:3 with labels left offset 0.6,-0.5 font ',11' textcolor rgb '#666666' notitle",
+            first ? "" : ", ", plot->marks_title);
   fputc('\n', script);
 }
 
 static bool has_points(const cli_plot *plot) {
+  if (plot->marks) return true;
   for (size_t i = 0; i < plot->lines; i++)
     if (plot->line[i].points) return true;
   return false;
@@ -143,14 +190,14 @@ static pith_status copy_picture(cli_session *session, int from, pid_t child, con
   return open ? pith_writer_close(&writer, status) : status;
 }
 
-int plot_write(cli_session *session, cli_plot *plot, const char *path) {
-  if (!has_points(plot))
-    return session_error(session, EXIT_FAILED, "%s: no errors above zero to plot, not written", path);
+/* Runs what `write` writes of `what`. */
+static int run_script(cli_session *session, void (*write)(const void *what, FILE *script), const void *what,
+                      const char *path) {
   FILE *script = tmpfile();
   int pipe_ends[2];
   if (!script || pipe(pipe_ends) < 0)
     return session_error(session, EXIT_IO, "%s: no temporary file for gnuplot: %s", path, strerror(errno));
-  write_script(plot, script);
+  write(what, script);
   fflush(script);
   rewind(script);
   fcntl(pipe_ends[0], F_SETFD, FD_CLOEXEC);
@@ -166,8 +213,39 @@ int plot_write(cli_session *session, cli_plot *plot, const char *path) {
   return status < 0 ? session_fail(session, status) : EXIT_DONE;
 }
 
+int plot_write(cli_session *session, cli_plot *plot, const char *path) {
+  if (!has_points(plot))
+    return session_error(session, EXIT_FAILED, "%s: no errors above zero to plot, not written", path);
+  return run_script(session, write_plot, plot, path);
+}
+
 void plot_free(cli_plot *plot) {
   if (!plot) return;
   for (size_t i = 0; i < plot->lines; i++) free(plot->line[i].xy);
+  free(plot->mark);
   free(plot);
+}
+
+/* ---- Heat maps ---- */
+
+static void write_heat_map(const void *what, FILE *script) {
+  const cli_heat_map *map = what;
+  char title[160];
+  copy_plain(title, sizeof title, map->title);
+  fputs("$map << END\n", script);
+  for (size_t i = 0; i < map->rows * map->columns; i++)
+    if (isfinite(map->value[i])) fprintf(script, "%zu %zu %.6g\n", i % map->columns, i / map->columns, map->value[i]);
+  fprintf(script,
+          "END\n"
+          "set terminal svg size %zu,%zu noenhanced font 'Helvetica,16' background 'white'\n"
+          "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\nset cblabel '%s'\nunset key\n"
+          "set xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\nset xtics 1\nset ytics 0,%d\nset tics scale 0\n"
+          "set cbrange [0:*]\nset palette defined (0 '#ffffff', 1 '#fdc086', 2 '#d7301f', 3 '#7f0000')\n"
+          "plot $map using 1:2:(0.5):(0.5):3 with boxxyerror fillstyle solid noborder linecolor palette\n",
+          320 + 60 * (map->columns < 20 ? map->columns : 20), 200 + 20 * (map->rows < 60 ? map->rows : 60), title,
+          map->x_label, map->y_label, map->value_label, map->columns - 1, map->rows - 1, map->rows > 12 ? 5 : 1);
+}
+
+int heat_map_write(cli_session *session, const cli_heat_map *map, const char *path) {
+  return run_script(session, write_heat_map, map, path);
 }

@@ -309,8 +309,8 @@ static pith_status compress(pith_context *context, const pith_heads *h, pith_sum
     pith_summary_free(summary);
     return status;
   }
-  for (size_t i = 0; i < h->layers * h->heads; i++) /* what is held but not read by attention */
-    summary->info.other_bytes += pith_summary_view(summary, i / h->heads, i % h->heads)->points * (sizeof(int64_t) + 1);
+  /* what is held but not read by attention */
+  summary->info.other_bytes = pith_summary_held_bytes(summary) - pith_summary_describe(summary).bytes;
   *out = summary;
   return h->options->eps > 0 && !pith_summary_describe(summary).certificate.certified ? PITH_NOT_CERTIFIED : PITH_OK;
 }

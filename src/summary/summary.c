@@ -80,6 +80,12 @@ void pith_summary_free(pith_summary *summary) {
   pith_memory_unshare(memory);
 }
 
+size_t pith_summary_held_bytes(const pith_summary *summary) {
+  size_t count = summary->info.layers * summary->info.heads, bytes = sizeof *summary + count * sizeof *summary->slot;
+  for (size_t i = 0; i < count; i++) bytes += summary->slot[i].block_bytes;
+  return bytes;
+}
+
 pith_head_view *pith_summary_view(pith_summary *summary, size_t layer, size_t head) {
   return &summary->slot[layer * summary->info.heads + head].view;
 }
@@ -120,6 +126,7 @@ pith_status pith_summary_place_head(pith_context *context, pith_summary *summary
   pith_summary_slot *slot = &summary->slot[layer * summary->info.heads + head];
   pith_memory_release(summary->memory, slot->block);
   slot->block = block;
+  slot->block_bytes = total;
   pith_head_view *view = &slot->view;
   view->points = points;
   view->d = d;

@@ -11,6 +11,7 @@
 typedef struct pith_summary_slot {
   pith_head_view view;
   void *block; /* all arrays of the view */
+  size_t block_bytes;
 } pith_summary_slot;
 
 struct pith_summary {
@@ -45,6 +46,9 @@ pith_status pith_summary_set_head(pith_context *context, pith_summary *summary, 
                                   size_t points, size_t d, size_t dv, pith_dtype store, const float *keys,
                                   const float *values, const float *log_weight, const int64_t *index,
                                   const uint8_t *exact);
+
+/* All memory that a summary holds. */
+size_t pith_summary_held_bytes(const pith_summary *summary);
 
 /* The view of a head, to set source_rows, probe_error, fold_error and the certificates. */
 pith_head_view *pith_summary_view(pith_summary *summary, size_t layer, size_t head);
