@@ -1,0 +1,78 @@
+/* pith/sparsity.h - how few keys carry the attention of a query.
+ *
+ * Of one query over n keys: logits z_j, weights a_j = exp(z_j) / sum exp(z), tail mass of k: the sum of all but the k
+ * largest weights, which is the total variation between the weights and their k largest made to sum to 1. */
+#ifndef PITH_SPARSITY_H
+#define PITH_SPARSITY_H
+
+#include "pith/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Gaussian logits, as arXiv 2404.02690 assumes them. z_j independent, N(0, sigma^2), sigma^2 < 2 ln n. ---- */
+
+/* Entries that hold all but `eps` of the mass: n Phi^c(sigma + Phi^-1(eps)), for n so large that the mass does not
+ * hang on single entries (sigma well below sqrt(2 ln n)). NaN unless 0 < eps < 1 and sigma >= 0. */
+PITH_API double pith_gaussian_entries(double n, double sigma, double eps);
+/* Entries whose weight is at least `eps`: n Phi^c((ln(eps n) + sigma^2 / 2) / sigma). */
+PITH_API double pith_gaussian_above(double n, double sigma, double eps);
+/* The bound of the paper on the same (v1: eps <= exp(O(R) sqrt(log(n (n - k) / delta))) / (n - k) when n - k entries
+ * exceed eps), with R = sigma and the constant that the paper leaves open taken as 1: the most entries, at most n, that
+ * it allows above eps with probability 1 - delta. The true number is at most 1 / eps whatever the logits are. */
+PITH_API double pith_gaussian_above_bound(double n, double sigma, double eps, double delta);
+
+/* ---- Profiles ---- */
+
+typedef struct pith_profile_options {
+  size_t struct_size;
+  double scale;   /* softmax scale; 0: 1/sqrt(d) */
+  int causal;     /* query row r of m stands at position n - m + r and sees keys up to there */
+  double eps;     /* the mass that may be missed, and the weight that counts as large; in (0, 1), default 0.05 */
+  size_t queries; /* of each head that are looked at, evenly spread; 0: all; default 256 */
+  size_t sinks;   /* first keys whose mass is called that of the sink; default 4 */
+} pith_profile_options;
+
+PITH_API void pith_profile_options_init(pith_profile_options *options);
+
+enum { PITH_PROFILE_TAILS = 32 };
+
+/* One query head; means over its queries that see at least one key. All zero where none does. */
+typedef struct pith_head_profile {
+  size_t layer, head, kv_head;
+  size_t queries;                  /* looked at */
+  double keys;                     /* that a query sees */
+  double mean, sigma;              /* of a query's logits; sigma: root of the mean variance */
+  double above_eps;                /* entries whose weight is at least eps */
+  double k50, k90, k99, k999;      /* fewest entries with that share of the mass */
+  double k_eps;                    /* with 1 - eps of it */
+  double k_predicted;              /* pith_gaussian_entries(keys, sigma, eps) */
+  double above_predicted;          /* pith_gaussian_above(keys, sigma, eps) */
+  double above_bound;              /* pith_gaussian_above_bound(keys, sigma, eps, 0.05) */
+  double participation;            /* 1 / sum a_j^2 */
+  double sink_mass;                /* of the first `sinks` keys */
+  double exponent;                 /* C of k_eps = alpha n^C, over growing prefixes; NaN where there are too few */
+  double exponent_interval[2];     /* of 95 %, by query; NaN with fewer than two queries */
+  double alpha;                    /* of that fit */
+  double error, relative_error;    /* of the answer from the k_eps largest: mean L2 norm, and over that of the exact
+                                      ones; NaN without values */
+  double tail[PITH_PROFILE_TAILS]; /* tail mass of 2^i entries */
+} pith_head_profile;
+
+/* The profile of every query head, C-ordered (layers, query heads). Shapes as in pith_attention_compute; values
+ * may be NULL.
+ *
+ * Prefixes: with `causal`, where some query sees eight times the keys of another, each query's own keys are its
+ * prefix; else each query is asked of the first n, n/2, n/4 ... keys (64 at least) that it sees. The exponent is the
+ * least-squares slope of ln k_eps against ln n, its interval from residuals grouped by query: it speaks of other
+ * queries to these keys. Arithmetic is f64 from f32 logits. Not a number and infinities are refused. Deterministic at
+ * any thread count; concurrent calls need their own contexts. Costs a sort of each query's weights. */
+PITH_API PITH_CHECK pith_status pith_attention_profile(pith_context *context, const pith_array *queries,
+                                                       const pith_array *keys, const pith_array *values,
+                                                       const pith_profile_options *options, pith_head_profile *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
