@@ -149,7 +149,7 @@ static int read_rows(cli_session *session, const char *path, const json_t *rows,
   for (size_t i = 0; i < json_array_size(rows); i++) {
     const char *missing = NULL;
     if (!read_mark(json_array_get(rows, i), &out->list[out->count], &missing))
-      return session_error(session, EXIT_INPUT, "--marks %s: row %zu: %s", path, i, missing);
+      return session_error(session, EXIT_INPUT, "--marks %s: row %zu: %s", path, i + 1, missing);
     out->count++;
   }
   return EXIT_DONE;
