@@ -9,11 +9,11 @@
  * and `done` those that are finished: the calling thread changes loops only when all are, so that whoever took an item
  * reads the right loop. */
 struct pith_team {
+  _Alignas(64) atomic_size_t left;
+  _Alignas(64) atomic_size_t done;
   pith_body body;
   void *argument;
   size_t count;
-  _Alignas(64) atomic_size_t left;
-  _Alignas(64) atomic_size_t done;
   atomic_bool over;
 };
 
