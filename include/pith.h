@@ -6,6 +6,7 @@
 #include "pith/base.h"
 #include "pith/compress.h"
 #include "pith/file.h"
+#include "pith/sampler.h"
 #include "pith/sparsity.h"
 #include "pith/summary.h"
 

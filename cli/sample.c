@@ -1,0 +1,111 @@
+/* sample.c - pith sample: draws from streams of updates. */
+#include "sample.h"
+
+#include <string.h>
+
+#define FIELD(member) .offset = offsetof(sample_arguments, member)
+
+static const cli_choice method_choices[] = {
+    {"auto", PITH_METHOD_AUTO}, {"sketch", PITH_METHOD_SKETCH}, {"exact", PITH_METHOD_EXACT}, {NULL, 0}};
+static const cli_choice decode_choices[] = {{"auto", PITH_DECODE_AUTO},
+                                            {"scan", PITH_DECODE_SCAN},
+                                            {"bits", PITH_DECODE_BITS},
+                                            {"dyadic", PITH_DECODE_DYADIC},
+                                            {NULL, 0}};
+static const cli_choice cell_choices[] = {{"fixed", PITH_CELLS_FIXED}, {"float", PITH_CELLS_FLOAT}, {NULL, 0}};
+
+static const cli_option stream_options[] = {
+    {"updates", 0, OPTION_FILE, "FILE", "the stream: lines of text, or a .npy file of records (default -)",
+     FIELD(updates)},
+    {"draws", 0, OPTION_COUNT, "T",
+     "draws in all (default 1): lines 'draw N' take N of them, the rest is drawn at the end", FIELD(draws)},
+    {"dim", 0, OPTION_COUNT, "D", "columns of A, of A1 and of A2 (default 1)", FIELD(dim), .least = 1},
+    {"method", 0, OPTION_CHOICE, "HOW",
+     "auto (default): exact where that fits into --memory, else sketch; exact; or sketch, in memory that does not grow "
+     "with the rows",
+     FIELD(method), .choices = method_choices},
+    {"memory", 0, OPTION_SIZE, "SIZE", "most memory of the sampler (default 1GiB)", FIELD(memory), .least = 1},
+    {.name = NULL}};
+
+static const cli_option l2_options[] = {
+    {"rows", 0, OPTION_COUNT, "N", "rows of A, at most 2^40", FIELD(rows), .least = 1},
+    {"x", 0, OPTION_FILE, "X.npy", "x, fixed (default: ones for one column, else zeros and free)", FIELD(x)},
+    {"free-x", 0, OPTION_FLAG, NULL, "lines 'x j delta' change x, which begins as --x or as zeros", FIELD(free_x)},
+    {"distinct", 0, OPTION_COUNT, "T", "draw T different rows at the end, with Horvitz-Thompson weights",
+     FIELD(distinct), .least = 1},
+    {"eps", 0, OPTION_REAL, "E", "relative error of estimated values, for two draws of three or more", FIELD(eps),
+     .most = 1, .open = true},
+    {"strict", 0, OPTION_FLAG, NULL, "a sketch whose two largest entries cannot be told apart fails", FIELD(strict)},
+    {"save", 0, OPTION_FILE, "F.sketch", "write the sketch at the end, drawing nothing", FIELD(save)},
+    {"load", 0, OPTION_FILE, "F.sketch", "go on from this sketch", FIELD(load)},
+    {"decode", 0, OPTION_CHOICE, "HOW",
+     "how large entries are found: scan, bits, dyadic or auto (default: scan for few rows, else bits for fixed x, "
+     "dyadic for free)",
+     FIELD(decode), .choices = decode_choices},
+    {"cells", 0, OPTION_CHOICE, "TYPE", "fixed (default): whole multiples of --unit; or float", FIELD(cells),
+     .choices = cell_choices},
+    {"unit", 0, OPTION_REAL, "U", "of fixed cells, a power of two (default 2^-20)", FIELD(unit), .open = true},
+    {"copies", 0, OPTION_COUNT, "K", "draws that one sketch serves (default 3)", FIELD(copies), .least = 1, .most = 8},
+    {"depth", 0, OPTION_COUNT, "R", "rows of a sketch, odd (default 5)", FIELD(depth), .least = 1, .most = 15},
+    {"buckets", 0, OPTION_COUNT, "W", "buckets of a row, a power of two (default 1024, or as --eps asks)",
+     FIELD(buckets), .least = 16, .most = 1 << 24},
+    {.name = NULL}};
+
+static const cli_group groups[] = {
+    {"Stream", stream_options, 0}, {"l2", l2_options, 0}, {"Common", common_options, 0}, {.title = NULL}};
+
+static void defaults(void *arguments) {
+  sample_arguments *chosen = arguments;
+  pith_l2_options options;
+  pith_l2_options_init(&options);
+  chosen->updates = "-";
+  chosen->dim = options.dim;
+  chosen->draws = options.draws;
+  chosen->memory = options.memory;
+  chosen->copies = options.copies;
+  chosen->depth = options.depth;
+  chosen->unit = options.unit;
+}
+
+static const struct {
+  const char *word;
+  int (*run)(cli_session *session);
+} words[] = {{"l2", sample_l2}};
+enum { WORDS = sizeof words / sizeof *words };
+
+static int run(cli_session *session) {
+  for (size_t i = 0; i < WORDS; i++)
+    if (!strcmp(session->operands[0], words[i].word)) return words[i].run(session);
+  char there[96] = "";
+  for (size_t i = 0; i < WORDS; i++) {
+    strcat(there, i ? ", " : "");
+    strcat(there, words[i].word);
+  }
+  return usage_error(session->command, "unknown word '%s'; there are: %s", session->operands[0], there);
+}
+
+const cli_command command_sample = {
+    .name = "sample",
+    .summary = "draw rows by their weight while a matrix is edited",
+    .usage = "l2 --rows~N [--dim~D] [--x~X.npy] [--draws~T] [OPTION]... <~UPDATES",
+    .description =
+        "Reads updates of a matrix A and a vector x, and draws row i with probability y_i^2 / |y|^2,\n"
+        "y = A x, at the end or wherever a line asks for it. Updates may be negative: inserts, edits\n"
+        "and deletes. Lines: 'A i j delta' (A[i,j] += delta), 'row i v1 ... vd' (the same for a whole\n"
+        "row), 'x j delta', 'draw T'; '#' begins a remark. A draw is printed as index and value of y.\n"
+        "A sketch takes the same memory for a thousand rows and for a trillion.",
+    .examples =
+        "  Draw ten rows:\n"
+        "    pith sample l2 --rows 1000000 --draws 10 < updates.txt\n"
+        "  Two halves of a stream, sketched apart:\n"
+        "    pith sample l2 --rows 1000000 --draws 10 --save A.sketch < first.txt\n"
+        "    pith sample l2 --rows 1000000 --draws 10 --save B.sketch < second.txt\n"
+        "    pith merge A.sketch B.sketch -o C.sketch\n"
+        "    pith sample l2 --load C.sketch --draws 10 < /dev/null\n",
+    .groups = groups,
+    .arguments_size = sizeof(sample_arguments),
+    .defaults = defaults,
+    .least_operands = 1,
+    .most_operands = 1,
+    .operand = "word (l2)",
+    .run = run};
