@@ -94,7 +94,7 @@ void print_totals(cli_session *session, const pith_summary_info *info) {
   fprintf(session->out, "certificate of the worst head: %s\n", text_certificate(&info->certificate).at);
 }
 
-static void print_map(cli_session *session, const char *title, const double *value, size_t layers, size_t heads) {
+void print_map(cli_session *session, const char *title, const double *value, size_t layers, size_t heads) {
   static const char shades[] = " .:-=+*#%@";
   double most = 0;
   for (size_t i = 0; i < layers * heads; i++)

@@ -29,7 +29,7 @@ typedef struct cli_mark {
 enum { MOST_LINES = 64 };
 
 struct cli_plot {
-  char x_label[96], y_label[96], marks_title[96];
+  char title[96], x_label[96], y_label[96], marks_title[96];
   size_t lines, marks, mark_capacity;
   cli_line line[MOST_LINES];
   cli_mark *mark;
@@ -83,6 +83,8 @@ int plot_create(cli_session *session, const char *option, const char *x_label, c
   return EXIT_DONE;
 }
 
+void plot_title(cli_plot *plot, const char *title) { copy_plain(plot->title, sizeof plot->title, title); }
+
 void plot_line(cli_plot *plot, const char *title, bool dashed) {
   if (plot->lines == MOST_LINES) return;
   cli_line *line = &plot->line[plot->lines++];
@@ -130,8 +132,11 @@ static void write_marks(const cli_plot *plot, FILE *script) {
   fputs("END\n", script);
 }
 
-static void write_plot(const void *what, FILE *script) {
-  const cli_plot *plot = what;
+static void write_terminal(FILE *script, size_t width, size_t height) {
+  fprintf(script, "set terminal svg size %zu,%zu noenhanced font 'Helvetica,18' background 'white'\n", width, height);
+}
+
+static void write_panel(const cli_plot *plot, FILE *script) {
   if (plot->marks) write_marks(plot, script);
   for (size_t i = 0; i < plot->lines; i++) {
     fprintf(script, "$line%zu << END\n", i);
@@ -140,11 +145,10 @@ static void write_plot(const void *what, FILE *script) {
     fputs("END\n", script);
   }
   fprintf(script,
-          "set terminal svg size 1100,640 noenhanced font 'Helvetica,18' background 'white'\n"
-          "set logscale x 2\nset logscale y\nset format y '%%g'\n"
+          "set title '%s'\nset logscale x 2\nset logscale y\nset format y '%%g'\n"
           "set grid lc rgb '#dddddd'\nset key outside right top Left reverse%s\n"
           "set xlabel '%s'\nset ylabel '%s'\nset offsets graph 0.03, graph 0.03\nplot ",
-          plot->lines > 16 ? " font ',13'" : "", plot->x_label, plot->y_label);
+          plot->title, plot->lines > 16 ? " font ',13'" : "", plot->x_label, plot->y_label);
   bool first = true;
   size_t color = 0;
   for (size_t i = 0; i < plot->lines; i++) {
@@ -164,6 +168,27 @@ static void write_plot(const void *what, FILE *script) {
             ", $marks using 1:2:3 with labels left offset 0.6,-0.5 font ',11' textcolor rgb '#666666' notitle",
             first ? "" : ", ", plot->marks_title);
   fputc('\n', script);
+}
+
+enum { WIDTH = 1100, HEIGHT = 640 };
+
+static void write_plot(const void *what, FILE *script) {
+  write_terminal(script, WIDTH, HEIGHT);
+  write_panel(what, script);
+}
+
+typedef struct cli_panels {
+  cli_plot *const *plot;
+  size_t count;
+} cli_panels;
+
+static void write_panels(const void *what, FILE *script) {
+  const cli_panels *panels = what;
+  const size_t rows = (panels->count + 1) / 2;
+  write_terminal(script, 2 * WIDTH, rows * HEIGHT);
+  fprintf(script, "set multiplot layout %zu,2\nset format x '2^%%L'\n", rows);
+  for (size_t i = 0; i < panels->count; i++) write_panel(panels->plot[i], script);
+  fputs("unset multiplot\n", script);
 }
 
 static bool has_points(const cli_plot *plot) {
@@ -217,6 +242,13 @@ int plot_write(cli_session *session, cli_plot *plot, const char *path) {
   if (!has_points(plot))
     return session_error(session, EXIT_FAILED, "%s: no errors above zero to plot, not written", path);
   return run_script(session, write_plot, plot, path);
+}
+
+int plots_write(cli_session *session, cli_plot *const *plots, size_t count, const char *path) {
+  for (size_t i = 0; i < count; i++)
+    if (!has_points(plots[i]))
+      return session_error(session, EXIT_FAILED, "%s: nothing above zero to plot, not written", path);
+  return run_script(session, write_panels, &(cli_panels){plots, count}, path);
 }
 
 void plot_free(cli_plot *plot) {

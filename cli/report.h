@@ -37,6 +37,8 @@ void json_print(json_t *object, FILE *out);
 json_t *json_summary(cli_session *session, const pith_summary *summary);
 int print_heads(cli_session *session, const pith_summary *summary);
 void print_totals(cli_session *session, const pith_summary_info *info);
+/* (layers, heads) values as shades. */
+void print_map(cli_session *session, const char *title, const double *value, size_t layers, size_t heads);
 /* layers x heads: points as shades, stores, and probe errors as shades where there are probes. */
 void print_heat_map(cli_session *session, const pith_summary *summary);
 

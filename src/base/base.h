@@ -92,6 +92,7 @@ enum { /* purposes: one number each, never reused */
        PITH_STREAM_KEYS = 22,
        PITH_STREAM_GUMBEL = 23,
        PITH_STREAM_TENSOR_SKETCH = 24,
+       PITH_STREAM_LOGITS = 30,
        PITH_STREAM_TEST = 100
 };
 
