@@ -126,6 +126,10 @@ static inline pairs p_set(int32_t pair) { return _mm256_set1_epi32(pair); }
 static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
+#define p_add_products_fused p_add_products
+#define code_logits_fused code_logits_plain
+#define CODE_LOGITS_FUSED
+static inline bool p_fused(void) { return false; }
 static inline vector p_to_f32(pairs a) { return _mm256_cvtepi32_ps(a); }
 /* Bits of the lanes where a >= 0; a, but 0 in such lanes. */
 static inline unsigned v_not_negative(vector a) {

@@ -103,6 +103,14 @@ static inline pairs p_set(int32_t pair) { return _mm512_set1_epi32(pair); }
 static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 }
+__attribute__((target("avx512vnni"))) static inline pairs p_add_products_fused(pairs sum, pairs a, pairs b) {
+  return _mm512_dpwssd_epi32(sum, a, b);
+}
+static inline bool p_fused(void) { return __builtin_cpu_supports("avx512vnni"); }
+#define CODE_LOGITS_FUSED                                                                             \
+  __attribute__((target("avx512vnni"))) static void code_logits_fused(const pith_code_block *block) { \
+    CODE_LOGITS(true)                                                                                 \
+  }
 static inline vector p_to_f32(pairs a) { return _mm512_cvtepi32_ps(a); }
 /* Bits of the lanes where a >= 0; a, but 0 in such lanes. */
 static inline unsigned v_not_negative(vector a) { return _mm512_cmp_ps_mask(a, v_zero(), _CMP_GE_OQ); }

@@ -1,7 +1,7 @@
 /* codes.h - logits of keys in small integers, and their parting; written like vector.h, which includes it. */
 
 /* Every lane is a key: the two columns of a pair are multiplied and added in one step, and no sum crosses lanes. */
-ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width) {
+ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width, bool fused) {
   const int8_t *codes = block->codes + row / PITH_CODED * PITH_CODED * block->d + 2 * (row % PITH_CODED);
   const int16_t *query[PITH_MAX_GROUP];
   pairs sum[PITH_MAX_GROUP];
@@ -14,7 +14,7 @@ ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width
     UNROLL for (int q = 0; q < width; q++) {
       int32_t pair;
       memcpy(&pair, query[q] + column, sizeof pair);
-      sum[q] = p_add_products(sum[q], code, p_set(pair));
+      sum[q] = fused ? p_add_products_fused(sum[q], code, p_set(pair)) : p_add_products(sum[q], code, p_set(pair));
     }
   }
   vector scale = v_load(block->scales + row), more = v_zero();
@@ -26,19 +26,60 @@ ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width
   }
 }
 
-static void code_logits(const pith_code_block *block) {
-  for (size_t row = 0; row < block->rows; row += LANES) {
-    const char *ahead = (const char *)block->codes + (row + PITH_SPLIT * 4) * block->d; /* harmless beyond the end */
-    for (size_t i = 0; i < LANES * block->d; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-    if (block->group > 4)
-      code_tile(block, row, 8);
-    else if (block->group > 2)
-      code_tile(block, row, 4);
-    else if (block->group == 2)
-      code_tile(block, row, 2);
-    else
-      code_tile(block, row, 1);
+#define CODE_LOGITS(fused)                                                                                            \
+  for (size_t row = 0; row < block->rows; row += LANES) {                                                             \
+    const char *ahead = (const char *)block->codes + (row + PITH_SPLIT * 4) * block->d; /* harmless beyond the end */ \
+    for (size_t i = 0; i < LANES * block->d; i += 64) __builtin_prefetch(ahead + i, 0, 2);                            \
+    if (block->group > 4)                                                                                             \
+      code_tile(block, row, 8, fused);                                                                                \
+    else if (block->group > 2)                                                                                        \
+      code_tile(block, row, 4, fused);                                                                                \
+    else if (block->group == 2)                                                                                       \
+      code_tile(block, row, 2, fused);                                                                                \
+    else                                                                                                              \
+      code_tile(block, row, 1, fused);                                                                                \
   }
+
+CODE_LOGITS_FUSED /* where the instruction set has it */
+    static void
+    code_logits_plain(const pith_code_block *block) {
+  CODE_LOGITS(false)
+}
+
+static void code_logits(const pith_code_block *block) {
+  if (p_fused())
+    code_logits_fused(block);
+  else
+    code_logits_plain(block);
+}
+
+static void scores(size_t group, size_t d, const float *queries, const float *keys, size_t rows, float *logits) {
+  const ptrdiff_t stride = (ptrdiff_t)(d * sizeof *keys);
+  const float *query[PITH_MAX_GROUP];
+  for (size_t q = 0; q < PITH_MAX_GROUP; q++) query[q] = queries + (q < group ? q : 0) * d;
+  if (rows == 0) return;
+  float tile[LOGITS]; /* whole vectors are written */
+  const size_t width = pith_padded_group(group), most = LOGITS / width;
+  for (size_t row = 0; row < rows; row += most) {
+    const size_t count = pith_min_size(most, rows - row);
+    const char *at = (const char *)(keys + row * d);
+    if (width == 8)
+      tile_logits(F32, 8, query, d, at, stride, NULL, count, NULL, tile);
+    else if (width == 4)
+      tile_logits(F32, 4, query, d, at, stride, NULL, count, NULL, tile);
+    else if (width == 2)
+      tile_logits(F32, 2, query, d, at, stride, NULL, count, NULL, tile);
+    else
+      tile_logits(F32, 1, query, d, at, stride, NULL, count, NULL, tile);
+    memcpy(logits + row * width, tile, count * width * sizeof *tile);
+  }
+}
+
+ALWAYS_INLINE vector v_exp_rough(vector x) {
+  vector t = v_max(v_set(ROUGH_LOWEST), v_mul(x, v_set(EXP_LOG2E))), k = v_round(t), f = v_sub(t, k);
+  vector p = v_fma(v_set(ROUGH_C3), f, v_set(ROUGH_C2));
+  p = v_fma(p, f, v_set(ROUGH_C1));
+  return v_scale(v_fma(p, f, v_set(ROUGH_C0)), k);
 }
 
 static uint64_t split(const float *logits, size_t group, const float *threshold, float *sum, float *square) {
@@ -52,7 +93,7 @@ static uint64_t split(const float *logits, size_t group, const float *threshold,
   for (size_t q = 0; q < group; q++) {
     vector total = v_zero(), squares = v_zero();
     UNROLL for (int i = 0; i < VECTORS; i++) {
-      vector weight = v_exp(v_sub(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q])));
+      vector weight = v_exp_rough(v_sub(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q])));
       weight = v_clear(weight, reached[i]);
       total = v_add(total, weight);
       squares = v_fma(weight, weight, squares);

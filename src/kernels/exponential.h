@@ -17,4 +17,13 @@
 #define EXP_C5 0x1.123a2p-7f
 #define EXP_C6 0x1.6a23cep-10f
 
+/* exp for what only has to be counted: x log2 e = k + f, 2^f a cubic; relative error below EXP_ROUGH. Far below, and
+ * for -infinity, it yields 2^-126 or so and not 0. */
+#define EXP_ROUGH 2e-4
+#define ROUGH_LOWEST (-126.0f)
+#define ROUGH_C0 0x1.fff6920000000p-1f
+#define ROUGH_C1 0x1.62f31a0000000p-1f
+#define ROUGH_C2 0x1.f0de1a0000000p-3f
+#define ROUGH_C3 0x1.c3f7520000000p-5f
+
 #endif

@@ -74,6 +74,8 @@ typedef struct pith_sketch_kernels {
  * PITH_CODED keys: two columns of all keys of the tile, then the next two. */
 enum { PITH_CODED = 16, PITH_SPLIT = 64 };
 
+static inline size_t pith_padded_group(size_t group) { return group > 4 ? 8 : group > 2 ? 4 : group; }
+
 typedef struct pith_code_block {
   size_t group, d, rows;    /* d even; rows: a multiple of PITH_CODED */
   const int16_t *queries;   /* (group, d): |query| * 127 * d < 2^31 */
@@ -104,13 +106,17 @@ typedef struct pith_kernels {
   void (*attend_q4)(const pith_attend_block *block);
   const pith_sketch_kernels *sketch;
   void (*code_logits)(const pith_code_block *block);
+  /* logits (rows, width): products of f32 rows with the queries; width: group rounded up to 1, 2, 4 or 8. */
+  void (*scores)(size_t group, size_t d, const float *queries, const float *keys, size_t rows, float *logits);
   /* Parts PITH_SPLIT keys by their logits (group, PITH_SPLIT): those where a query's logit reaches its threshold are
    * chosen (bit i: key i); sum and square (group) receive the sums of exp(logit - threshold) and of its square over
-   * the others. Thresholds are finite; a logit of -inf is a key that is not there. */
+   * the others, to a relative error of PITH_SPLIT_ERROR. Thresholds are finite; a key that is not there has a logit of
+   * -inf, and counts for 2^-125 at most. */
   uint64_t (*split)(const float *logits, size_t group, const float *threshold, float *sum, float *square);
 } pith_kernels;
 
 #define PITH_EXP_ULP 2.0
+#define PITH_SPLIT_ERROR 5e-4
 
 /* The attention of a table for rows of that type. */
 typedef void (*pith_attend_kernel)(const pith_attend_block *block);

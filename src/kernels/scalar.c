@@ -207,6 +207,13 @@ static void code_logits(const pith_code_block *block) {
   }
 }
 
+static void scores(size_t group, size_t d, const float *queries, const float *keys, size_t rows, float *logits) {
+  const size_t width = pith_padded_group(group);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t q = 0; q < width; q++)
+      logits[row * width + q] = dot(queries + (q < group ? q : 0) * d, keys + row * d, d);
+}
+
 static uint64_t split(const float *logits, size_t group, const float *threshold, float *sum, float *square) {
   uint64_t chosen = 0;
   for (size_t q = 0; q < group; q++)
@@ -224,4 +231,4 @@ static uint64_t split(const float *logits, size_t group, const float *threshold,
 
 const pith_kernels pith_kernels_scalar = {
     "scalar",   dot,        axpy,        exp_sum,   largest,   f16_to_f32,      bf16_to_f32, f32_to_f16, f32_to_bf16,
-    attend_f32, attend_f16, attend_bf16, attend_q8, attend_q4, &sketch_kernels, code_logits, split};
+    attend_f32, attend_f16, attend_bf16, attend_q8, attend_q4, &sketch_kernels, code_logits, scores,     split};

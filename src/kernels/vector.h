@@ -342,4 +342,4 @@ ATTEND(attend_q4, Q4)
 
 const pith_kernels TABLE = {TABLE_NAME,      dot,         axpy,       exp_sum,    largest,     f16_to_f32, bf16_to_f32,
                             f32_to_f16,      f32_to_bf16, attend_f32, attend_f16, attend_bf16, attend_q8,  attend_q4,
-                            &sketch_kernels, code_logits, split};
+                            &sketch_kernels, code_logits, scores,     split};

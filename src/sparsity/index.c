@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "linalg/linalg.h"
+
 /* ---- Reading stored rows ---- */
 
 static void read_row(const void *row, pith_dtype dtype, const uint16_t *scales, size_t width, float *out) {
@@ -135,21 +137,19 @@ static void write_codes(pith_sparse_head *head, size_t number, float *keys) {
   head->block[number].residual = up(residual);
 }
 
-static void add_gram(pith_sparse_head *head, const float *values, const float *mean) {
+static void add_gram(pith_context *context, pith_sparse_head *head, const float *values, const float *mean) {
   const size_t dv = head->dv;
   double *u = head->spare;
-  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) {
-    for (size_t j = 0; j < dv; j++) u[j] = (double)values[i * dv + j] - (double)mean[j];
+  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
     for (size_t j = 0; j < dv; j++) {
-      double factor = u[j], *row = head->gram + j * dv;
-      for (size_t k = 0; k < dv; k++) row[k] += factor * u[k];
-      head->trace += factor * factor;
+      u[i * dv + j] = (double)values[i * dv + j] - (double)mean[j];
+      head->trace += u[i * dv + j] * u[i * dv + j];
     }
-  }
+  pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, dv, dv, PITH_SPARSE_BLOCK, 1, u, dv, u, dv, 1, head->gram, dv);
 }
 
 /* Makes block `number` of the rows head->order names. buffer: PITH_SPARSE_BLOCK * max(d, dv). */
-static void seal(pith_sparse_head *head, size_t number, const pith_rows *rows, float *buffer) {
+static void seal(pith_context *context, pith_sparse_head *head, size_t number, const pith_rows *rows, float *buffer) {
   const size_t d = head->d, dv = head->dv;
   const uint32_t *order = head->order + number * PITH_SPARSE_BLOCK;
   pith_sparse_block *block = &head->block[number];
@@ -161,7 +161,7 @@ static void seal(pith_sparse_head *head, size_t number, const pith_rows *rows, f
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
     block->value_radius = fmaxf(block->value_radius, up(distance(buffer + i * dv, value_mean, dv)));
   block->offset = up(distance(value_mean, head->anchor, dv));
-  add_gram(head, buffer, value_mean);
+  add_gram(context, head, buffer, value_mean);
 
   float *low = head->low + number * d, *high = head->high + number * d, *mean = head->mean + number * d;
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) pith_sparse_read_key(rows, order[i], buffer + i * d);
@@ -186,6 +186,9 @@ static void seal(pith_sparse_head *head, size_t number, const pith_rows *rows, f
     block->most_bias = fmaxf(block->most_bias, weight);
   }
   block->bias = (float)bias;
+  double corner = 0;
+  for (size_t j = 0; j < d; j++) corner += pow(fmax(fabs((double)low[j]), fabs((double)high[j])), 2);
+  block->corner = up(sqrt(corner));
   write_codes(head, number, buffer);
 }
 
@@ -193,7 +196,7 @@ static void seal(pith_sparse_head *head, size_t number, const pith_rows *rows, f
 
 /* The largest eigenvalue of G is at most |G^(2^s)|^(1/2^s) in the Frobenius norm, and that at most dv^(1/2^(s+1)) too
  * large. Powers are scaled down as they are taken. */
-static double largest_eigenvalue(pith_sparse_head *head) {
+static double largest_eigenvalue(pith_context *context, pith_sparse_head *head) {
   enum { SQUARINGS = 6 };
   const size_t dv = head->dv;
   double *power = head->spare, *square = head->spare + dv * dv, log_scale = 0, frobenius = 0;
@@ -206,17 +209,14 @@ static double largest_eigenvalue(pith_sparse_head *head) {
     if (s == SQUARINGS) break;
     for (size_t i = 0; i < dv * dv; i++) power[i] /= frobenius;
     log_scale = 2 * (log_scale + log(frobenius));
-    memset(square, 0, dv * dv * sizeof *square);
-    for (size_t i = 0; i < dv; i++)
-      for (size_t k = 0; k < dv; k++)
-        for (size_t j = 0; j < dv; j++) square[i * dv + j] += power[i * dv + k] * power[k * dv + j];
+    pith_gemm_f64(context, PITH_PLAIN, PITH_PLAIN, dv, dv, dv, 1, power, dv, power, dv, 0, square, dv);
     memcpy(power, square, dv * dv * sizeof *power);
   }
   return exp((log_scale + log(frobenius)) / (1 << SQUARINGS)) * (1 + 1e-9);
 }
 
 /* An eigenvalue grows by no more than the trace does, so that it need not be computed for every block. */
-static void refresh(pith_sparse_head *head) {
+static void refresh(pith_context *context, pith_sparse_head *head) {
   if (head->blocks == 0) return;
   if (head->blocks > head->anchored + head->anchored / 8) {
     mean_of(head->value_mean, head->blocks, head->dv, head->anchor);
@@ -225,7 +225,7 @@ static void refresh(pith_sparse_head *head) {
     head->anchored = head->blocks;
   }
   if (head->trace > head->spread_trace * 1.0625) {
-    head->spread = largest_eigenvalue(head);
+    head->spread = largest_eigenvalue(context, head);
     head->spread_trace = head->trace;
   }
 }
@@ -236,7 +236,8 @@ static pith_status begin(pith_context *context, pith_sparse_head *head, const pi
   head->code_d = rows->d + rows->d % 2;
   head->dtype = rows->dtype;
   head->weighted = rows->log_weight != NULL;
-  double *gram = pith_memory_allocate(head->memory, 3 * head->dv * head->dv, sizeof *gram);
+  size_t numbers = head->dv * head->dv + 2 * head->dv * pith_max_size(head->dv, PITH_SPARSE_BLOCK);
+  double *gram = pith_memory_allocate(head->memory, numbers, sizeof *gram);
   float *anchor = pith_memory_allocate(head->memory, head->dv, sizeof *anchor);
   if (!gram || !anchor) {
     pith_memory_release(head->memory, gram);
@@ -268,10 +269,10 @@ pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *hea
   for (; head->blocks < blocks; head->blocks++) {
     for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
       head->order[head->blocks * PITH_SPARSE_BLOCK + i] = (uint32_t)(head->blocks * PITH_SPARSE_BLOCK + i);
-    seal(head, head->blocks, rows, buffer);
+    seal(context, head, head->blocks, rows, buffer);
   }
   head->rows = rows->count;
-  refresh(head);
+  refresh(context, head);
   return PITH_OK;
 }
 
@@ -355,8 +356,8 @@ pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *he
     memset(head->gram, 0, head->dv * head->dv * sizeof *head->gram);
     head->trace = head->spread_trace = head->spread = 0;
     head->anchored = 0;
-    for (size_t p = 0; p < head->blocks; p++) seal(head, p, rows, buffer);
-    refresh(head);
+    for (size_t p = 0; p < head->blocks; p++) seal(context, head, p, rows, buffer);
+    refresh(context, head);
   }
   pith_release(context, placed);
   pith_release(context, direction);

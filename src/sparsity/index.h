@@ -17,6 +17,7 @@ typedef struct pith_sparse_block {
   float radius;             /* largest |key - mean| */
   float value_radius;       /* largest |value - mean of values| */
   float offset;             /* |mean of values - anchor| */
+  float corner;             /* |(largest |coordinate| of its box)_j| */
   float bias, most_bias;    /* mean and largest log-weight */
   uint32_t lowest, highest; /* rows */
 } pith_sparse_block;
@@ -36,7 +37,7 @@ typedef struct pith_sparse_head {
   pith_sparse_block *block;      /* (blocks) */
   float most_key, most_value;    /* largest norms of all rows seen */
   double *gram;                  /* (dv, dv): sum of u u' over rows of blocks, u = value - its block's mean */
-  double *spare;                 /* (2, dv, dv) */
+  double *spare;                 /* (2, dv, dv), at least (2, PITH_SPARSE_BLOCK, dv) */
   double spread;                 /* not less than the largest eigenvalue of gram */
   double trace, spread_trace;    /* of gram now, and when `spread` was computed */
   float *anchor;                 /* (dv): about the mean of all values */

@@ -28,7 +28,7 @@ enum {
   PROBED = 128,   /* most blocks of a look */
   GATHERED = 128, /* keys brought together for the kernel */
   LEAST_ROWS = 512,
-  HALVINGS = 8,
+  ROUNDS = 6,
   TRIES = 4
 };
 
@@ -39,7 +39,7 @@ enum { HIDDEN, WHOLE, PART };
 struct pith_sparse_space {                     /* arrays of one choice; P blocks */
   float *query, *turned, *positive, *negative; /* (GROUP, d) */
   int16_t *code;                               /* (GROUP, code_d) */
-  float *upper, *centre, *weight;              /* (GROUP, P) */
+  float *upper, *centre, *weight;              /* (P, width) */
   float *score;                                /* (P) */
   float *probe;                                /* (PROBED, GROUP, BLOCK) */
   float *output, *tail;                        /* (GROUP, dv) */
@@ -51,13 +51,13 @@ struct pith_sparse_space {                     /* arrays of one choice; P blocks
   float *log_weights;
 };
 
-/* What the unread keys of one query come to, in units of exp(threshold). */
+/* What the unread keys come to for each query, in units of exp(threshold). */
 typedef struct tail_sums {
-  double low, high;           /* bounds of the sum of w */
-  double square;              /* sum of ^w^2, about the mean where that is allowed */
-  double doubt_square;        /* the same of the doubt of w */
-  double doubt, doubt_offset; /* sums of the doubt, and of it times |v_p - anchor| */
-  double radius;              /* sum of w |u| */
+  double low[GROUP], high[GROUP];           /* bounds of the sum of w */
+  double square[GROUP];                     /* sum of ^w^2, about the mean where that is allowed */
+  double doubt_square[GROUP];               /* the same of the doubt of w */
+  double doubt[GROUP], doubt_offset[GROUP]; /* sums of the doubt, and of it times |v_p - anchor| */
+  double radius[GROUP];                     /* sum of w |u| */
 } tail_sums;
 
 typedef struct choice {
@@ -65,7 +65,8 @@ typedef struct choice {
   const pith_sparse_head *head;
   const pith_kernels *kernels;
   pith_sparse_space space;
-  size_t group, blocks;        /* blocks: those that can be seen come before this */
+  size_t group, width;         /* width: as the kernels pad it */
+  size_t blocks;               /* those that can be seen come before this */
   size_t first, last, visible; /* rows seen lie in first .. last-1; how many */
   bool mapped;                 /* space.seen says which; else all of first .. last-1 */
   float code_scale[GROUP], threshold[GROUP];
@@ -135,6 +136,7 @@ static void take_queries(choice *c, size_t head, size_t row) {
   memcpy(s->turned, s->query, c->group * d * sizeof(float));
   if (pith_sparse_turns(c->head)) pith_turn(s->turned, c->group, d);
   memset(s->code, 0, c->group * code_d * sizeof *s->code);
+  for (size_t q = c->group; q < GROUP; q++) c->norm[q] = c->slack[q] = 0;
   const double most = fmin(32767, floor(2147483647.0 / (127.0 * (double)code_d)));
   for (size_t q = 0; q < c->group; q++) {
     const float *x = s->turned + q * d;
@@ -155,10 +157,17 @@ static void take_queries(choice *c, size_t head, size_t row) {
   }
 }
 
-/* How far the codes' logits of block p are from the true ones, at most. 128 units: sums of weights in f32. */
-static double doubt_of(const choice *c, size_t q, const pith_sparse_block *block) {
-  return c->norm[q] * (double)block->residual + c->slack[q] * (double)block->key_norm +
-         PITH_UNIT * (fabs((double)block->most_bias) * 2 + 128);
+/* For each query, not less than e^delta - 1, delta the most by which the codes' logits of a block err, and the sums of
+ * their weights. */
+static void doubt_of(const choice *c, const pith_sparse_block *block, double more[GROUP]) {
+  const double rest = PITH_SPLIT_ERROR + fabs((double)block->most_bias) * 2 * PITH_UNIT;
+  double most = 0;
+  for (size_t q = 0; q < c->width; q++) {
+    more[q] = c->norm[q] * (double)block->residual + c->slack[q] * (double)block->key_norm + rest;
+    most = more[q] > most ? more[q] : most;
+  }
+  for (size_t q = 0; q < c->width; q++)
+    more[q] = most < 0.5 ? more[q] + more[q] * more[q] * 0.6 : expm1(more[q]) * (1 + 4 * DBL_EPSILON);
 }
 
 /* ---- What is seen ---- */
@@ -207,25 +216,23 @@ static void look_around(choice *c, size_t row) {
 static void bound_blocks(choice *c) {
   const pith_sparse_head *head = c->head;
   const pith_sparse_space *s = &c->space;
-  const size_t d = head->d, blocks = c->blocks, group = c->group;
-  if (blocks == 0) return;
-  pith_gemm_f32_alone(PITH_PLAIN, PITH_TRANSPOSED, group, blocks, d, 1, s->positive, d, head->high, d, 0, s->upper,
-                      blocks);
-  pith_gemm_f32_alone(PITH_PLAIN, PITH_TRANSPOSED, group, blocks, d, 1, s->negative, d, head->low, d, 1, s->upper,
-                      blocks);
-  pith_gemm_f32_alone(PITH_PLAIN, PITH_TRANSPOSED, group, blocks, d, 1, s->query, d, head->mean, d, 0, s->centre,
-                      blocks);
-  for (size_t q = 0; q < group; q++) {
-    const double rounding = 4 * (double)(d + 8) * PITH_UNIT * c->norm[q] * sqrt((double)d);
-    for (size_t p = 0; p < blocks; p++) {
-      const pith_sparse_block *block = &head->block[p];
-      float *upper = &s->upper[q * blocks + p], *centre = &s->centre[q * blocks + p];
-      double ball = (double)*centre + c->norm[q] * (double)block->radius;
-      double slack = rounding * (double)block->key_norm;
-      *upper = (float)(fmin((double)*upper, ball) + slack + (double)block->most_bias);
-      *upper += fabsf(*upper) * (float)(2 * PITH_UNIT);
-      *centre = (float)((double)*centre - slack + (double)block->bias);
-      *centre -= fabsf(*centre) * (float)(2 * PITH_UNIT);
+  const size_t d = head->d, blocks = c->blocks, width = c->width;
+  c->kernels->scores(c->group, d, s->positive, head->high, blocks, s->upper);
+  c->kernels->scores(c->group, d, s->negative, head->low, blocks, s->weight); /* weight is free until the pass */
+  c->kernels->scores(c->group, d, s->query, head->mean, blocks, s->centre);
+  float length[GROUP], rounding[GROUP];
+  for (size_t q = 0; q < width; q++) {
+    length[q] = (float)(c->norm[q] * (1 + 4 * PITH_UNIT));
+    rounding[q] = (float)(4 * (double)(d + 8) * PITH_UNIT * c->norm[q]);
+  }
+  for (size_t p = 0; p < blocks; p++) {
+    const pith_sparse_block block = head->block[p];
+    float *upper = s->upper + p * width, *centre = s->centre + p * width, *part = s->weight + p * width;
+    for (size_t q = 0; q < width; q++) {
+      float box = upper[q] + part[q], ball = centre[q] + length[q] * block.radius;
+      float slack = rounding[q] * (block.key_norm + block.corner) + (float)(8 * PITH_UNIT) * fabsf(block.most_bias);
+      upper[q] = (box < ball ? box : ball) + slack + block.most_bias;
+      centre[q] = centre[q] - slack + block.bias;
     }
   }
 }
@@ -234,26 +241,27 @@ static void bound_blocks(choice *c) {
  * mean keys (Jensen). */
 static size_t open_blocks(choice *c) {
   const pith_sparse_space *s = &c->space;
-  const size_t blocks = c->blocks;
-  double mass[GROUP];
-  for (size_t q = 0; q < c->group; q++) {
-    float top = -INFINITY;
-    for (size_t p = 0; p < blocks; p++)
-      if (s->sight[p] == WHOLE) top = fmaxf(top, s->centre[q * blocks + p]);
-    double sum = 0;
-    for (size_t p = 0; p < blocks; p++) /* weight is free until the pass */
-      s->weight[q * blocks + p] = s->sight[p] == WHOLE ? s->centre[q * blocks + p] : -INFINITY;
-    if (top > -INFINITY) sum = (double)c->kernels->exp_sum(s->weight + q * blocks, blocks, -top);
-    mass[q] = top > -INFINITY ? (double)top + log(sum * BLOCK) : -INFINITY;
+  const size_t blocks = c->blocks, width = c->width;
+  float top[GROUP], mass[GROUP];
+  for (size_t q = 0; q < width; q++) {
+    float *mean = s->weight + q * blocks, highest = -INFINITY;
+    for (size_t p = 0; p < blocks; p++) {
+      mean[p] = s->sight[p] == WHOLE ? s->centre[p * width + q] : -INFINITY;
+      highest = mean[p] > highest ? mean[p] : highest;
+    }
+    top[q] = highest;
+    mass[q] = highest > -INFINITY ? highest + logf(c->kernels->exp_sum(mean, blocks, -top[q]) * BLOCK) : -INFINITY;
   }
-  const double share =
-      c->job->eps / (8 * (double)BLOCK * (double)(blocks + 1) * ((double)c->head->most_value + DBL_MIN));
-  const double least = log(fmax(share, DBL_MIN));
+  const double most = (double)c->head->most_value + DBL_MIN, counted = 8 * (double)BLOCK * (double)(blocks + 1);
+  const float least = (float)log(fmax(c->job->eps / (counted * most), DBL_MIN));
   size_t open = 0;
   for (size_t p = 0; p < blocks; p++) {
-    double score = -INFINITY;
-    for (size_t q = 0; q < c->group; q++) score = fmax(score, (double)s->upper[q * blocks + p] - mass[q]);
-    s->score[p] = (float)score;
+    float score = -INFINITY;
+    for (size_t q = 0; q < width; q++) {
+      float here = s->upper[p * width + q] - mass[q];
+      score = here > score ? here : score;
+    }
+    s->score[p] = score;
     s->open[p] = s->sight[p] == PART || (s->sight[p] == WHOLE && !(score < least));
     open += s->open[p];
   }
@@ -281,48 +289,67 @@ static void block_logits(const choice *c, size_t p, float *logits) {
       for (size_t q = 0; q < c->group; q++) logits[q * BLOCK + i] = -INFINITY;
 }
 
-/* Not less than e^x - 1. */
-static double exp_less_one(double x) { return x < 0.5 ? x + x * x * 0.6 : expm1(x) * (1 + 4 * DBL_EPSILON); }
-
 /* Adds what a block leaves unread: `whole` when nothing of it is read and all of it is seen. */
 static void add_open(const choice *c, size_t p, bool whole, const float *sum, const float *square, double times,
                      tail_sums *tail) {
   const pith_sparse_block *block = &c->head->block[p];
-  for (size_t q = 0; q < c->group; q++, tail++) {
-    double w = (double)sum[q], w2 = (double)square[q] * (1 + 128 * PITH_UNIT),
-           more = exp_less_one(doubt_of(c, q, block));
-    double centred = whole ? fmax(0, w2 * (1 + 512 * PITH_UNIT) - w * w * (1 - 256 * PITH_UNIT) / BLOCK) : w2;
-    tail->low += times * w / (1 + more);
-    tail->high += times * w * (1 + more);
-    tail->square += times * fmin(centred, w2);
-    tail->doubt_square += times * more * more * w2;
-    tail->doubt += times * more * w;
-    tail->doubt_offset += times * more * w * (double)block->offset;
-    tail->radius += times * (1 + more) * w * (double)block->value_radius;
+  const double offset = (double)block->offset, radius = (double)block->value_radius;
+  const double centred = whole ? (1 - 2 * PITH_SPLIT_ERROR) / BLOCK : 0; /* rounding may not make squares too small */
+  double more[GROUP];
+  doubt_of(c, block, more);
+  for (size_t q = 0; q < c->width; q++) {
+    double w = times * (double)sum[q], w2 = times * (double)square[q] * (1 + 2 * PITH_SPLIT_ERROR);
+    double about = w2 - w * (double)sum[q] * centred, doubt = more[q] * w;
+    tail->low[q] += w - doubt;
+    tail->high[q] += w + doubt;
+    tail->square[q] += about > 0 ? about : 0;
+    tail->doubt_square[q] += more[q] * more[q] * w2;
+    tail->doubt[q] += doubt;
+    tail->doubt_offset[q] += doubt * offset;
+    tail->radius[q] += (w + doubt) * radius;
   }
 }
 
 /* A closed block: its sum of weights lies between BLOCK e^centre (Jensen) and BLOCK e^upper; the middle is taken. */
 static void add_closed(const choice *c, size_t p, float *weight, tail_sums *tail) {
   const pith_sparse_block *block = &c->head->block[p];
-  for (size_t q = 0; q < c->group; q++, tail++) {
-    double upper = exp((double)c->space.upper[q * c->blocks + p] - (double)c->threshold[q]) * (1 + 1e-9);
-    double lower = exp((double)c->space.centre[q * c->blocks + p] - (double)c->threshold[q]) * (1 - 1e-9);
+  for (size_t q = 0; q < c->group; q++) {
+    double upper = exp((double)c->space.upper[p * c->width + q] - (double)c->threshold[q]) * (1 + 1e-9);
+    double lower = exp((double)c->space.centre[p * c->width + q] - (double)c->threshold[q]) * (1 - 1e-9);
     double doubt = BLOCK * (upper - lower) / 2 + BLOCK * upper * 4 * PITH_UNIT;
-    tail->low += BLOCK * lower;
-    tail->high += BLOCK * upper;
-    tail->square += BLOCK * upper * upper / 4; /* about upper / 2 */
-    tail->doubt += doubt;
-    tail->doubt_offset += doubt * (double)block->offset;
-    tail->radius += BLOCK * upper * (double)block->value_radius;
-    weight[q * c->blocks + p] = (float)(BLOCK * (upper + lower) / 2);
+    tail->low[q] += BLOCK * lower;
+    tail->high[q] += BLOCK * upper;
+    tail->square[q] += BLOCK * upper * upper / 4; /* about upper / 2 */
+    tail->doubt[q] += doubt;
+    tail->doubt_offset[q] += doubt * (double)block->offset;
+    tail->radius[q] += BLOCK * upper * (double)block->value_radius;
+    weight[p * c->width + q] = (float)(BLOCK * (upper + lower) / 2);
   }
 }
 
 /* The bound times Z, without rounding; offset: |answer - anchor|. */
-static double tail_error(const choice *c, const tail_sums *tail, double offset) {
-  double spread = sqrt(c->head->spread) * (sqrt(tail->square) + sqrt(tail->doubt_square));
-  return fmin(spread, tail->radius) + tail->doubt_offset + tail->doubt * offset;
+static double tail_error(const choice *c, const tail_sums *tail, size_t q, double offset) {
+  double spread = sqrt(c->head->spread) * (sqrt(tail->square[q]) + sqrt(tail->doubt_square[q]));
+  return fmin(spread, tail->radius[q]) + tail->doubt_offset[q] + tail->doubt[q] * offset;
+}
+
+/* ---- Rounding ---- */
+
+/* Relative error of the kernels' sums of weights over `count` keys: a chain over the keys of a tile, then two steps for
+ * each tile (kernels/vector.h; scalar.c has shorter ones). */
+static double chain(size_t count, size_t width) { return (512 / (double)width + (double)count / 32 + 32) * PITH_UNIT; }
+
+/* Error of the kernels' logits: eight or more sums side by side, the scaling of the query, and what the store adds. */
+static double logit_rounding(const pith_sparse_job *job, double query_norm) {
+  const double d = (double)job->rows.d;
+  double steps = d / 8 + 12 + (pith_turned(job->rows.dtype, job->rows.d) ? log2(d) + 2 : 0);
+  return query_norm * (double)job->head->most_key * steps * PITH_UNIT;
+}
+
+double pith_sparse_rounding(const pith_sparse_job *job, const float *query, const float *answer, size_t count) {
+  double length = norm(answer, job->rows.dv), most = (double)job->head->most_value;
+  double wrong = expm1(logit_rounding(job, norm(query, job->rows.d)) + chain(count, 1) + 64 * PITH_UNIT);
+  return wrong * (most + length) * (1 + 1e-6) + 16 * PITH_UNIT * length;
 }
 
 /* ---- The look ahead ---- */
@@ -360,67 +387,99 @@ static void choose_look(const choice *c, size_t open, look *l) {
   }
 }
 
-/* The thresholds at which the bound holds for what was looked at. Yields the keys that would be read. */
-static double find_thresholds(choice *c, const look *l) {
+/* How far below it the answers' errors are meant to stay, so that the pass need not be done again. */
+static const double MARGIN = 0.8;
+
+/* A step of the secant method on ln error over the threshold, kept inside of what is known to be too low or too high.
+ */
+typedef struct search {
+  double least, most; /* the bound holds; it does not */
+  double before, log_before, slope;
+} search;
+
+static double search_next(search *s, double at, double log_ratio) {
+  if (isfinite(s->log_before) && isfinite(log_ratio) && at != s->before)
+    s->slope = fmin(2, fmax(0.25, (log_ratio - s->log_before) / (at - s->before)));
+  s->before = at;
+  s->log_before = log_ratio;
+  if (log_ratio <= 0)
+    s->least = fmax(s->least, at);
+  else
+    s->most = fmin(s->most, at);
+  double next = at - fmax(-6, fmin(6, (log_ratio + 0.05) / s->slope));
+  return next > s->least && next < s->most ? next : isfinite(s->least) ? (s->least + s->most) / 2 : s->most - 2;
+}
+
+/* The thresholds at which the bound holds for what was looked at; mass receives Z over exp(threshold), as it seems.
+ * Yields the keys that would be read. */
+static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
   const pith_sparse_space *s = &c->space;
-  double least[GROUP], most[GROUP], mass[GROUP] = {0}, reads = 0;
-  float sum[GROUP], square[GROUP];
+  search found[GROUP];
+  double reads = 0, high = (double)c->head->blocks * BLOCK, offset = 0.5 * sqrt(c->head->trace / fmax(high, 1));
+  float sum[GROUP] = {0}, square[GROUP] = {0}, top[GROUP];
   for (size_t i = 0; i < l->count; i++) block_logits(c, l->blocks[i], s->probe + i * GROUP * BLOCK);
   for (size_t q = 0; q < c->group; q++) {
-    float top = -FLT_MAX / 4;
+    top[q] = -FLT_MAX / 4;
     for (size_t i = 0; i < l->count; i++)
-      top = fmaxf(top, c->kernels->max(s->probe + (i * GROUP) * BLOCK + q * BLOCK, BLOCK));
-    most[q] = (double)top + 1;
-    least[q] = (double)top - 32;
-    c->threshold[q] = (float)most[q];
+      top[q] = fmaxf(top[q], c->kernels->max(s->probe + i * GROUP * BLOCK + q * BLOCK, BLOCK));
+    found[q] = (search){.least = -INFINITY, .most = (double)top[q] + 1, .log_before = NAN, .slope = 0.8};
+    c->threshold[q] = top[q] += 1;
+    mass[q] = 0;
   }
   for (size_t i = 0; i < l->count; i++) {
     c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, sum, square);
     for (size_t q = 0; q < c->group; q++) mass[q] += l->times[i] * (double)sum[q];
   }
-  const double high = (double)c->head->blocks * BLOCK, offset = 0.5 * sqrt(c->head->trace / fmax(high, 1));
-  double top[GROUP];
-  memcpy(top, most, sizeof top);
-  for (int round = 0; round <= HALVINGS; round++) {
-    tail_sums tail[GROUP] = {{0}};
-    for (size_t q = 0; q < c->group; q++)
-      c->threshold[q] = (float)(round == HALVINGS ? least[q] : (least[q] + most[q]) / 2);
+  double target[GROUP]; /* what rounding takes is not to be had */
+  for (size_t q = 0; q < c->group; q++) {
+    double rounding = logit_rounding(c->job, c->norm[q]) + chain(c->visible / 8, c->width);
+    target[q] = fmax(MARGIN * (c->job->eps - rounding * (double)c->head->most_value), c->job->eps * 1e-3);
+    c->threshold[q] -= 4;
+  }
+  for (int round = 0; round <= ROUNDS; round++) {
+    tail_sums tail;
+    memset(&tail, 0, sizeof tail);
+    bool close = true;
     reads = 0;
     for (size_t i = 0; i < l->count; i++) {
       uint64_t chosen = c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, sum, square);
-      add_open(c, l->blocks[i], chosen == 0 && s->sight[l->blocks[i]] == WHOLE, sum, square, l->times[i], tail);
+      add_open(c, l->blocks[i], chosen == 0 && s->sight[l->blocks[i]] == WHOLE, sum, square, l->times[i], &tail);
       reads += l->times[i] * (double)__builtin_popcountll(chosen);
     }
-    for (size_t q = 0; q < c->group && round < HALVINGS; q++) {
-      double z = mass[q] * exp(top[q] - (double)c->threshold[q]);
-      if (tail_error(c, &tail[q], offset) <= 0.85 * c->job->eps * z)
-        least[q] = (double)c->threshold[q];
-      else
-        most[q] = (double)c->threshold[q];
+    for (size_t q = 0; q < c->group && round < ROUNDS; q++) {
+      double at = (double)c->threshold[q], z = mass[q] * exp((double)top[q] - at);
+      double log_ratio = log(tail_error(c, &tail, q, offset) / (target[q] * z));
+      if (log_ratio <= 0 && (log_ratio > -0.15 || at > (double)top[q] - 0.1)) continue;
+      close = false;
+      double next = search_next(&found[q], at, log_ratio);
+      if (round + 1 == ROUNDS) next = isfinite(found[q].least) ? found[q].least : found[q].most - 2;
+      c->threshold[q] = (float)next;
     }
+    if (close) break;
   }
+  for (size_t q = 0; q < c->group; q++) mass[q] *= exp((double)top[q] - (double)c->threshold[q]);
   return reads;
 }
 
 /* ---- The pass ---- */
 
-static void pass(choice *c, tail_sums tail[GROUP]) {
+static void pass(choice *c, tail_sums *tail) {
   const pith_sparse_space *s = &c->space;
-  float logits[GROUP * BLOCK], sum[GROUP], square[GROUP];
-  memset(tail, 0, GROUP * sizeof *tail);
+  float logits[GROUP * BLOCK], sum[GROUP] = {0}, square[GROUP] = {0};
+  memset(tail, 0, sizeof *tail);
   c->chosen = 0;
   for (size_t p = 0; p < c->blocks; p++) {
     if (s->open[p]) {
       block_logits(c, p, logits);
       uint64_t chosen = c->kernels->split(logits, c->group, c->threshold, sum, square);
       add_open(c, p, chosen == 0 && s->sight[p] == WHOLE, sum, square, 1, tail);
-      for (size_t q = 0; q < c->group; q++) s->weight[q * c->blocks + p] = sum[q];
+      memcpy(s->weight + p * c->width, sum, c->width * sizeof *sum);
       for (; chosen; chosen &= chosen - 1)
         s->chosen[c->chosen++] = c->head->order[p * BLOCK + (size_t)__builtin_ctzll(chosen)];
     } else if (s->sight[p] == WHOLE) {
       add_closed(c, p, s->weight, tail);
     } else {
-      for (size_t q = 0; q < c->group; q++) s->weight[q * c->blocks + p] = 0;
+      memset(s->weight + p * c->width, 0, c->width * sizeof *s->weight);
     }
   }
   for (size_t row = pith_max_size(c->head->blocks * BLOCK, c->first); row < c->last; row++)
@@ -517,19 +576,6 @@ static void read_chosen(const choice *c, float *largest, float *sum) {
 
 /* ---- Putting together ---- */
 
-/* Relative errors of sums over `count` keys: chains of a kernel's tiles, then of tiles. */
-static double chain(size_t count) { return (600 + (double)count / 32) * PITH_UNIT; }
-
-static double logit_rounding(const pith_sparse_job *job, double query_norm) {
-  double d = (double)job->rows.d;
-  return query_norm * (double)job->head->most_key * (d / 8 + 32 + 2 * log2(d)) * PITH_UNIT;
-}
-
-double pith_sparse_rounding(const pith_sparse_job *job, const float *query, const float *answer, size_t count) {
-  double size = norm(query, job->rows.d), length = norm(answer, job->rows.dv), most = (double)job->head->most_value;
-  return expm1(2 * logit_rounding(job, size)) * (most + length) + (2 * chain(count) + 64 * PITH_UNIT) * (most + length);
-}
-
 /* Writes query q's answer and account; the bound may be anything up to infinity. */
 static void conclude(const choice *c, size_t q, const tail_sums *tail, float largest, float sum, size_t place) {
   const pith_sparse_head *head = c->head;
@@ -541,7 +587,7 @@ static void conclude(const choice *c, size_t q, const tail_sums *tail, float lar
   const double threshold = (double)c->threshold[q], shift = fmax(threshold, (double)largest);
   const double near = exp((double)largest - shift), far = exp(threshold - shift);
   double mass = 0, far_mass = 0;
-  for (size_t p = 0; p < c->blocks; p++) far_mass += (double)s->weight[q * c->blocks + p];
+  for (size_t p = 0; p < c->blocks; p++) far_mass += (double)s->weight[p * c->width + q];
   mass = near * (double)sum + far * far_mass;
   for (size_t j = 0; j < dv; j++) {
     double value = near * (double)s->output[q * dv + j] + far * (double)s->tail[q * dv + j];
@@ -550,12 +596,12 @@ static void conclude(const choice *c, size_t q, const tail_sums *tail, float lar
   double offset = 0;
   for (size_t j = 0; j < dv; j++) offset += pow((double)out[j] - (double)head->anchor[j], 2);
   const double length = norm(out, dv), most = (double)head->most_value, each = logit_rounding(c->job, c->norm[q]);
-  const double read_mass = near * (double)sum, wrong = expm1(each + chain(c->chosen));
-  const double least = read_mass / (1 + wrong) + far * tail->low;
-  double error = far * tail_error(c, tail, sqrt(offset) * (1 + 1e-9)) + wrong * read_mass * (most + length) * 2;
-  error += far * far_mass * (2 * chain(c->blocks * BLOCK)) * (most + length);
+  const double read_mass = near * (double)sum, wrong = expm1(each + chain(c->chosen, c->width));
+  const double least = read_mass / (1 + wrong) + far * tail->low[q];
+  double error = far * tail_error(c, tail, q, sqrt(offset) * (1 + 1e-9)) + wrong * read_mass * (most + length);
+  error += far * far_mass * (double)(c->blocks + 64) * PITH_UNIT * (most + length);
   account->bound = error / least * (1 + 1e-6) + 8 * PITH_UNIT * length;
-  account->tail = fmin(1, far * tail->high / (far * tail->high + read_mass / (1 + wrong)));
+  account->tail = fmin(1, far * tail->high[q] / (far * tail->high[q] + read_mass / (1 + wrong)));
   if (pith_turned(head->dtype, dv)) {
     pith_turn(out, 1, dv);
     account->bound += (log2((double)dv) + 2) * PITH_UNIT * length;
@@ -574,8 +620,20 @@ static bool pays(const choice *c, size_t open, double reads) {
   return c->visible >= LEAST_ROWS && cost < 0.9 * (double)c->visible;
 }
 
+/* Lowers a threshold that left an error `over` times too large. */
+static bool lower(choice *c, size_t q, double over, double mass[GROUP]) {
+  double step = fmin(6, fmax(0.15, 1.2 * log(over / MARGIN)));
+  c->threshold[q] -= (float)step;
+  mass[q] *= exp(step);
+  return false;
+}
+
 bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, size_t row, char *space) {
-  choice c = {.job = job, .head = job->head, .kernels = pith_kernels_active(), .group = group};
+  choice c = {.job = job,
+              .head = job->head,
+              .kernels = pith_kernels_active(),
+              .group = group,
+              .width = pith_padded_group(group)};
   lay_out(&c.space, space, job->rows.count, job->rows.d, job->rows.dv);
   if (!job->always && job->rows.count < LEAST_ROWS) return false;
   look_around(&c, row);
@@ -591,26 +649,29 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
   size_t open = open_blocks(&c);
   look l;
   choose_look(&c, open, &l);
-  double reads = find_thresholds(&c, &l);
+  double mass[GROUP], reads = find_thresholds(&c, &l, mass);
   if (!job->always && !pays(&c, open, reads)) return false;
 
   for (int attempt = 0; attempt < TRIES; attempt++) {
-    tail_sums tail[GROUP];
+    tail_sums tail;
     float largest[GROUP], sum[GROUP];
-    pass(&c, tail);
-    read_chosen(&c, largest, sum);
-    if (c.blocks > 0)
-      pith_gemm_f32_alone(PITH_PLAIN, PITH_PLAIN, group, c.head->dv, c.blocks, 1, c.space.weight, c.blocks,
-                          c.head->value_mean, c.head->dv, 0, c.space.tail, c.head->dv);
-    else
-      memset(c.space.tail, 0, group * c.head->dv * sizeof(float));
+    pass(&c, &tail);
     bool good = true;
+    for (size_t q = 0; q < group && attempt + 1 < TRIES; q++) { /* not worth reading for? */
+      double over = tail_error(&c, &tail, q, 0) / (mass[q] * job->eps);
+      if (over > 1) good = lower(&c, q, over, mass);
+    }
+    if (!good) continue;
+    read_chosen(&c, largest, sum);
+    memset(c.space.tail, 0, group * c.head->dv * sizeof(float));
+    if (c.blocks > 0)
+      pith_gemm_f32_alone(PITH_TRANSPOSED, PITH_PLAIN, group, c.head->dv, c.blocks, 1, c.space.weight, c.width,
+                          c.head->value_mean, c.head->dv, 0, c.space.tail, c.head->dv);
     for (size_t q = 0; q < group; q++) {
       size_t place = (head + q) * job->queries + row;
-      conclude(&c, q, &tail[q], largest[q], sum[q], place);
-      if (job->account[place].bound <= job->eps) continue;
-      good = false;
-      c.threshold[q] -= 0.7F;
+      conclude(&c, q, &tail, largest[q], sum[q], place);
+      double over = job->account[place].bound / job->eps;
+      if (!(over <= 1)) good = lower(&c, q, over, mass);
     }
     if (good) return true;
     if (c.chosen == c.visible) break; /* all was read: only rounding is left */
