@@ -652,6 +652,45 @@ static void truncated_models_are_refused(void **state) {
   test_context_free(context);
 }
 
+/* Whatever byte of the metadata is changed: a clear refusal, or a model that can be read with. */
+static void changed_bytes_do_no_harm(void **state) {
+  (void)state;
+  tiny_model m = shapes[2];
+  gguf_bytes file = tiny_model_make(&m);
+  const size_t head = (size_t)(find_word(&file, "blk.1.ffn_down.weight") - file.bytes) + 64;
+  size_t refused = 0;
+  for (size_t at = 0; at < head; at++) {
+    char path[32];
+    file.bytes[at] ^= 0x41;
+    tiny_model_save(&file, path);
+    file.bytes[at] ^= 0x41;
+    pith_context *context = test_context(1);
+    const size_t before = pith_context_bytes(context);
+    lm_model *model = NULL;
+    if (lm_model_load(context, path, &model) < 0) {
+      assert_null(model);
+      assert_true(strlen(pith_context_message(context)) > strlen(path)); /* which it begins with */
+      assert_int_equal(pith_context_bytes(context), before);
+      refused++;
+    } else {
+      lm_session *session = NULL;
+      const lm_session_options options = {.capacity = 2, .store = PITH_F32};
+      float logits[TINY_VOCABULARY];
+      assert_true(lm_model_describe(model).vocabulary == TINY_VOCABULARY);
+      assert_ok(context, lm_session_create(context, model, &options, &session));
+      assert_ok(context, lm_session_read(context, session, (const uint32_t[]){1, 2}, 2, 1, logits));
+      lm_session_free(session);
+      lm_model_free(model);
+    }
+    assert_int_equal(unlink(path), 0);
+    test_context_free(context);
+  }
+  printf("%zu changed bytes, %zu refused\n", head, refused);
+  assert_true(refused > head / 2);
+  free(file.bytes);
+  tiny_model_free(&m);
+}
+
 static void bad_calls_are_refused(void **state) {
   (void)state;
   pith_context *context = test_context(1);
@@ -703,6 +742,7 @@ int main(void) {
       cmocka_unit_test(smollm2_matches_recorded_logits),
       cmocka_unit_test(bad_models_are_named),
       cmocka_unit_test(truncated_models_are_refused),
+      cmocka_unit_test(changed_bytes_do_no_harm),
       cmocka_unit_test(bad_calls_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

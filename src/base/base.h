@@ -60,8 +60,8 @@ void pith_parallel_for(pith_context *context, size_t count, pith_body body, void
 int pith_threads(const pith_context *context);
 
 /* Runs `work` with the context's threads kept awake: a loop in it starts at once, where it would otherwise wait for
- * threads to be woken. For many short loops in a row; between them the threads wait busily for some microseconds,
- * then give way to others. */
+ * threads to be woken. For many short loops in a row; between them the threads wait busily for a tenth of a
+ * millisecond, then give way to others. */
 typedef pith_status (*pith_work)(void *argument);
 pith_status pith_parallel_awake(pith_context *context, pith_work work, void *argument);
 

@@ -19,7 +19,7 @@ struct pith_team {
 
 /* One moment of waiting: short at first, then the processor is left to others. */
 static void wait_a_moment(unsigned *waited) {
-  enum { SPINS = 400 };
+  enum { SPINS = 10000 }; /* a tenth of a millisecond */
   if ((*waited)++ > SPINS) {
     sched_yield();
     return;
