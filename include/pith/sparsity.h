@@ -5,7 +5,7 @@
 #ifndef PITH_SPARSITY_H
 #define PITH_SPARSITY_H
 
-#include "pith/base.h"
+#include "pith/attention.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -71,6 +71,67 @@ typedef struct pith_head_profile {
 PITH_API PITH_CHECK pith_status pith_attention_profile(pith_context *context, const pith_array *queries,
                                                        const pith_array *keys, const pith_array *values,
                                                        const pith_profile_options *options, pith_head_profile *out);
+
+/* ---- Attention that reads only what it must ----
+ *
+ * An index beside a cache tells, for a query, which keys can matter. Those are read and answered exactly; each block of
+ * 64 keys adds the rest of its weight at the mean of its values. Every answer comes with a bound of the L2 norm of its
+ * error, which holds for the numbers as computed (docs/sparsity.md has the proof). The bound is deterministic: it holds
+ * for this query and these keys, whatever they are. Errors are those against exact arithmetic on the stored rows and
+ * the given queries; f64 arrays are rounded to f32 first. */
+
+typedef struct pith_sparse_index pith_sparse_index;
+
+/* Takes in the rows that are new. keys (..., n, d), values (..., n, dv): all rows so far, as in pith_attention_compute;
+ * those that the index has seen are not looked at and must be unchanged. *index NULL: a new index. On failure the index
+ * holds what it held, or for some heads already the new rows: call again with the same rows. Costs about d + dv
+ * operations a number; keeps d + 25 to 30 bytes a key or so (pith_sparse_index_bytes). Not a number and infinities are
+ * refused. */
+PITH_API PITH_CHECK pith_status pith_sparse_index_append(pith_context *context, pith_sparse_index **index,
+                                                         const pith_array *keys, const pith_array *values);
+/* Puts keys that lie near each other into the same blocks; what is appended later stays in order. The rows must be
+ * those the index has seen. Worth it where near keys do not come after each other. */
+PITH_API PITH_CHECK pith_status pith_sparse_index_cluster(pith_context *context, pith_sparse_index *index,
+                                                          const pith_array *keys, const pith_array *values);
+PITH_API size_t pith_sparse_index_rows(const pith_sparse_index *index);
+PITH_API size_t pith_sparse_index_bytes(const pith_sparse_index *index);
+PITH_API void pith_sparse_index_free(pith_sparse_index *index); /* NULL is fine */
+
+typedef struct pith_sparse_options {
+  size_t struct_size;
+  pith_attention_options attention; /* scale and masks */
+  double eps;                       /* of every answer's error (L2 norm); > 0 */
+  int each;   /* every query chooses its own keys; else the query heads of a kv head share (up to 8), which is faster */
+  int always; /* do not turn to exact attention where that would be faster */
+} pith_sparse_options;
+
+PITH_API void pith_sparse_options_init(pith_sparse_options *options);
+
+/* What one query was answered from. */
+typedef struct pith_sparse_account {
+  double bound; /* of the L2 norm of the answer's error, rounding included; infinity: none is known */
+  double tail;  /* share of the mass that its unread keys have at most */
+  size_t read;  /* keys whose values were read */
+  size_t seen;  /* keys that the query sees */
+  int exact;    /* answered by exact attention: nothing else paid, or nothing else reached eps */
+} pith_sparse_account;
+
+typedef struct pith_sparse_report {
+  double fraction_read;     /* mean over queries of read / seen */
+  double bound, mean_bound; /* the largest, the mean */
+  size_t queries, exact;    /* how many; how many of them were answered by exact attention */
+} pith_sparse_report;
+
+/* Answers all queries; shapes, types and `out` as in pith_attention_compute. index NULL: one is made for this call;
+ * else it must have seen exactly the rows of keys and values. A query that sees no key is answered with zeros, with
+ * bound 0. PITH_NOT_CERTIFIED when rounding alone keeps some bound above eps; the answers are then as exact as f32
+ * allows. accounts (layers, query heads, m) and report may be NULL. The index may be shared by concurrent calls, each
+ * with its own context. Does not depend on the number of threads. */
+PITH_API PITH_CHECK pith_status pith_sparse_attend(pith_context *context, const pith_sparse_index *index,
+                                                   const pith_array *queries, const pith_array *keys,
+                                                   const pith_array *values, const pith_sparse_options *options,
+                                                   float *out, pith_sparse_account *accounts,
+                                                   pith_sparse_report *report);
 
 #ifdef __cplusplus
 }

@@ -24,6 +24,9 @@ typedef struct pith_row_source {
 
 pith_status pith_row_source_open(pith_context *context, const pith_array *keys, const pith_array *values,
                                  pith_row_source *source);
+/* The same for rows that were looked through before. */
+pith_status pith_row_source_reopen(pith_context *context, const pith_array *keys, const pith_array *values,
+                                   pith_row_source *source);
 void pith_row_source_close(pith_context *context, pith_row_source *source);
 pith_rows pith_row_source_head(const pith_row_source *source, size_t index); /* index: layer * heads + head */
 

@@ -111,13 +111,10 @@ static pith_array f32_view(const pith_array *array, const float *data) {
                       .stride = {layer, head, row, (ptrdiff_t)sizeof *data}};
 }
 
-pith_status pith_row_source_open(pith_context *context, const pith_array *keys, const pith_array *values,
-                                 pith_row_source *source) {
+pith_status pith_row_source_reopen(pith_context *context, const pith_array *keys, const pith_array *values,
+                                   pith_row_source *source) {
   *source = (pith_row_source){.keys = *keys, .values = *values};
-  if (readable_in_place(keys, values)) {
-    PITH_TRY(check_finite(context, keys, "keys"));
-    return check_finite(context, values, "values");
-  }
+  if (readable_in_place(keys, values)) return PITH_OK;
   pith_status status = convert(context, keys, "keys", 1, &source->key_copy);
   if (status == PITH_OK) status = convert(context, values, "values", 1, &source->value_copy);
   if (status < 0) {
@@ -127,6 +124,15 @@ pith_status pith_row_source_open(pith_context *context, const pith_array *keys, 
   source->keys = f32_view(keys, source->key_copy);
   source->values = f32_view(values, source->value_copy);
   return PITH_OK;
+}
+
+pith_status pith_row_source_open(pith_context *context, const pith_array *keys, const pith_array *values,
+                                 pith_row_source *source) {
+  if (readable_in_place(keys, values)) { /* converting would look for itself */
+    PITH_TRY(check_finite(context, keys, "keys"));
+    PITH_TRY(check_finite(context, values, "values"));
+  }
+  return pith_row_source_reopen(context, keys, values, source);
 }
 
 void pith_row_source_close(pith_context *context, pith_row_source *source) {

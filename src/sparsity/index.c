@@ -149,14 +149,15 @@ static void add_gram(pith_context *context, pith_sparse_head *head, const float 
 }
 
 /* Makes block `number` of the rows head->order names. buffer: PITH_SPARSE_BLOCK * max(d, dv). */
-static void seal(pith_context *context, pith_sparse_head *head, size_t number, const pith_rows *rows, float *buffer) {
+static void seal(pith_context *context, pith_sparse_head *head, size_t number, const pith_rows *rows, size_t first,
+                 float *buffer) {
   const size_t d = head->d, dv = head->dv;
   const uint32_t *order = head->order + number * PITH_SPARSE_BLOCK;
   pith_sparse_block *block = &head->block[number];
   *block = (pith_sparse_block){.lowest = UINT32_MAX, .most_bias = rows->log_weight ? -INFINITY : 0};
 
   float *value_mean = head->value_mean + number * dv;
-  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) pith_sparse_read_value(rows, order[i], buffer + i * dv);
+  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) pith_sparse_read_value(rows, order[i] - first, buffer + i * dv);
   mean_of(buffer, PITH_SPARSE_BLOCK, dv, value_mean);
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
     block->value_radius = fmaxf(block->value_radius, up(distance(buffer + i * dv, value_mean, dv)));
@@ -164,7 +165,7 @@ static void seal(pith_context *context, pith_sparse_head *head, size_t number, c
   add_gram(context, head, buffer, value_mean);
 
   float *low = head->low + number * d, *high = head->high + number * d, *mean = head->mean + number * d;
-  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) pith_sparse_read_key(rows, order[i], buffer + i * d);
+  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) pith_sparse_read_key(rows, order[i] - first, buffer + i * d);
   mean_of(buffer, PITH_SPARSE_BLOCK, d, mean);
   memcpy(low, buffer, d * sizeof *low);
   memcpy(high, buffer, d * sizeof *high);
@@ -180,7 +181,7 @@ static void seal(pith_context *context, pith_sparse_head *head, size_t number, c
     block->lowest = order[i] < block->lowest ? order[i] : block->lowest;
     block->highest = order[i] > block->highest ? order[i] : block->highest;
     if (!rows->log_weight) continue;
-    float weight = rows->log_weight[order[i]];
+    float weight = rows->log_weight[order[i] - first];
     head->log_weights[number * PITH_SPARSE_BLOCK + i] = weight;
     bias += (double)weight / PITH_SPARSE_BLOCK;
     block->most_bias = fmaxf(block->most_bias, weight);
@@ -252,26 +253,28 @@ static pith_status begin(pith_context *context, pith_sparse_head *head, const pi
   return PITH_OK;
 }
 
-pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *head, const pith_rows *rows) {
-  if (rows->count >= UINT32_MAX)
-    return pith_fail(context, PITH_E_SHAPE, "keys: %zu rows; an index holds fewer than 2^32", rows->count);
+pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *head, const pith_rows *rows,
+                                    size_t first) {
+  const size_t count = first + rows->count;
+  if (count >= UINT32_MAX)
+    return pith_fail(context, PITH_E_SHAPE, "keys: %zu rows; an index holds fewer than 2^32", count);
   if (!head->gram) PITH_TRY(begin(context, head, rows));
-  size_t widest = pith_max_size(rows->d, rows->dv), blocks = rows->count / PITH_SPARSE_BLOCK;
+  size_t widest = pith_max_size(rows->d, rows->dv), blocks = count / PITH_SPARSE_BLOCK;
   float *buffer = pith_scratch(context, 2, PITH_SPARSE_BLOCK * widest * sizeof *buffer);
   if (!buffer) return PITH_E_MEMORY;
   PITH_TRY(make_room(context, head, blocks));
-  for (size_t row = head->rows; row < rows->count; row++) {
-    pith_sparse_read_key(rows, row, buffer);
+  for (size_t row = head->rows; row < count; row++) {
+    pith_sparse_read_key(rows, row - first, buffer);
     head->most_key = fmaxf(head->most_key, up(norm(buffer, rows->d)));
-    pith_sparse_read_value(rows, row, buffer);
+    pith_sparse_read_value(rows, row - first, buffer);
     head->most_value = fmaxf(head->most_value, up(norm(buffer, rows->dv)));
   }
   for (; head->blocks < blocks; head->blocks++) {
     for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
       head->order[head->blocks * PITH_SPARSE_BLOCK + i] = (uint32_t)(head->blocks * PITH_SPARSE_BLOCK + i);
-    seal(context, head, head->blocks, rows, buffer);
+    seal(context, head, head->blocks, rows, first, buffer);
   }
-  head->rows = rows->count;
+  head->rows = count;
   refresh(context, head);
   return PITH_OK;
 }
@@ -338,7 +341,7 @@ static void halve(const clustering *c, uint32_t *order, size_t count) {
 }
 
 pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *head, const pith_rows *rows) {
-  PITH_TRY(pith_sparse_head_append(context, head, rows));
+  PITH_TRY(pith_sparse_head_append(context, head, rows, 0));
   const size_t count = head->blocks * PITH_SPARSE_BLOCK, d = head->d, widest = pith_max_size(d, head->dv);
   if (count == 0) return PITH_OK;
   float *keys = pith_allocate(context, count, d * sizeof *keys);
@@ -356,7 +359,7 @@ pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *he
     memset(head->gram, 0, head->dv * head->dv * sizeof *head->gram);
     head->trace = head->spread_trace = head->spread = 0;
     head->anchored = 0;
-    for (size_t p = 0; p < head->blocks; p++) seal(context, head, p, rows, buffer);
+    for (size_t p = 0; p < head->blocks; p++) seal(context, head, p, rows, 0, buffer);
     refresh(context, head);
   }
   pith_release(context, placed);

@@ -44,9 +44,9 @@ typedef struct pith_sparse_head {
   size_t anchored;               /* blocks when it was set */
 } pith_sparse_head;
 
-/* Takes in the rows behind those seen before. `rows` holds all rows from the first; its type, widths and log-weights
- * (there or not) never change. On failure the head is as before. */
-pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *head, const pith_rows *rows);
+/* Takes in the rows behind those seen before. `rows` holds all rows from row `first` on, which is not behind the whole
+ * blocks; type, widths and log-weights (there or not) never change. On failure the head is as before. */
+pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *head, const pith_rows *rows, size_t first);
 /* Lays the rows of all whole blocks anew, neighbours together (halving along the direction of largest spread). */
 pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *head, const pith_rows *rows);
 void pith_sparse_head_free(pith_sparse_head *head); /* what it holds, not the head */

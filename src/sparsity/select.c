@@ -36,7 +36,7 @@ static const double ALPHA = 2, EXPONENT = 0.6; /* of the first guess, alpha n^C 
 
 enum { HIDDEN, WHOLE, PART };
 
-struct pith_sparse_space {                     /* arrays of one choice; P blocks */
+typedef struct pith_sparse_space {             /* arrays of one choice; P blocks */
   float *query, *turned, *positive, *negative; /* (GROUP, d) */
   int16_t *code;                               /* (GROUP, code_d) */
   float *upper, *centre, *weight;              /* (P, width) */
@@ -49,7 +49,7 @@ struct pith_sparse_space {                     /* arrays of one choice; P blocks
   char *keys, *values;                         /* (GATHERED, row) */
   uint16_t *key_scales, *value_scales;
   float *log_weights;
-};
+} pith_sparse_space;
 
 /* What the unread keys come to for each query, in units of exp(threshold). */
 typedef struct tail_sums {
@@ -606,7 +606,11 @@ static void conclude(const choice *c, size_t q, const tail_sums *tail, float lar
     pith_turn(out, 1, dv);
     account->bound += (log2((double)dv) + 2) * PITH_UNIT * length;
   }
-  if (!(account->bound >= 0)) account->bound = INFINITY;
+  if (!(account->bound >= 0)) account->bound = (double)INFINITY;
+  if (!c->job->marks) return;
+  unsigned char *marks = c->job->marks + place * c->job->rows.count;
+  memset(marks, 0, c->job->rows.count);
+  for (size_t i = 0; i < c->chosen; i++) marks[s->chosen[i]] = 1;
 }
 
 /* ---- Does it pay? ---- */

@@ -84,6 +84,7 @@ static void account_exact(const pith_sparse_job *job, const run *r) {
     size_t place = r->head * job->queries + row, seen = pith_mask_count(&job->mask, row, job->rows.count);
     const float *query = job->query + place * job->rows.d;
     double bound = seen == 0 ? 0 : pith_sparse_rounding(job, query, job->out + place * job->rows.dv, seen);
+    if (job->marks) memset(job->marks + place * job->rows.count, 1, job->rows.count);
     job->account[place] = (pith_sparse_account){
         .bound = bound >= 0 ? bound : (double)INFINITY, .read = seen, .seen = seen, .exact = true};
   }

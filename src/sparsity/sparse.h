@@ -2,16 +2,8 @@
 #ifndef PITH_SRC_SPARSITY_SPARSE_H
 #define PITH_SRC_SPARSITY_SPARSE_H
 
+#include "pith/sparsity.h"
 #include "sparsity/index.h"
-
-/* What one query was answered from. */
-typedef struct pith_sparse_account {
-  double bound; /* of the L2 norm of the answer's error, rounding included */
-  double tail;  /* share of the mass that unread keys have at most */
-  size_t read;  /* keys whose values were read */
-  size_t seen;  /* keys that the query sees */
-  bool exact;
-} pith_sparse_account;
 
 /* What all query heads of one kv head ask. */
 typedef struct pith_sparse_job {
@@ -25,13 +17,14 @@ typedef struct pith_sparse_job {
   bool always; /* sparse even where exact attention would be faster */
   float *out;  /* (heads, queries, dv) */
   pith_sparse_account *account; /* (heads, queries) */
+  unsigned char *marks;         /* (heads, queries, rows): receives 1 where a value was read; NULL: not asked for */
 } pith_sparse_job;
 
 pith_status pith_sparse_jobs(pith_context *context, const pith_sparse_job *jobs, size_t count);
 
 /* ---- One choice: up to PITH_MAX_GROUP queries that stand at one row ---- */
 
-typedef struct pith_sparse_space pith_sparse_space; /* scratch of one thread */
+/* Scratch of one thread. */
 size_t pith_sparse_space_bytes(size_t rows, size_t d, size_t dv);
 
 /* Queries head .. head+group-1 of mask row `row`. False: exact attention is the better way, nothing was written. */
