@@ -40,7 +40,7 @@ static const cli_option judge_options[] = {
      "what is judged (default all): ENGINE[:BUDGET][:STORE], with commas between them, such as nystrom:spread,heavy,"
      "exact:q4; what is left out stands for all that suits",
      FIELD(engines)},
-    {"ratios", 0, OPTION_TEXT, "LIST", "shares of the prefix's f16 bytes (default 1/4,1/8,1/16,1/32)", FIELD(ratios)},
+    {"ratios", 0, OPTION_TEXT, "LIST", "shares of the prefix's f16 bytes (default 1/4,1/8,1/16)", FIELD(ratios)},
     {"from", 0, OPTION_CUSTOM, "WORDS",
      "pieces begin where these words first stand in the text; given again, at those too", .parse = add_place,
      .allowed = "words of the text, and given 32 times at most"},

@@ -360,8 +360,7 @@ int lm_judge(cli_session *session) {
   if (arguments->marks && !arguments->output) return usage_error(command, "--marks are drawn; give -o DIR too");
   lm_judgement *j = allocate_zero(1, sizeof *j);
   int code = lm_request_methods(command, arguments->engines ? arguments->engines : "all", &j->request);
-  if (!code)
-    code = lm_request_ratios(command, arguments->ratios ? arguments->ratios : "1/4,1/8,1/16,1/32", &j->request);
+  if (!code) code = lm_request_ratios(command, arguments->ratios ? arguments->ratios : "1/4,1/8,1/16", &j->request);
   if (!code && arguments->marks) code = lm_marks_read(session, arguments->marks, &j->marks);
   if (!code) code = lm_open(session, &j->run);
   j->run.session = session;
