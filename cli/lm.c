@@ -53,6 +53,20 @@ static const cli_option judge_options[] = {
      FIELD(heat_map)},
     {.name = NULL}};
 
+static bool add_pattern(const char *text, void *group) {
+  lm_arguments *arguments = group;
+  if (!*text || arguments->patterns == MOST_PATTERNS) return false;
+  arguments->pattern[arguments->patterns++] = text;
+  return true;
+}
+
+static const cli_option pattern_options[] = {
+    {"pattern", 0, OPTION_CUSTOM, "SPEC",
+     "what tokens see: full, or some of window=N, global=I-J, every=N (global too), block=N:LOCAL:STRIDE with commas "
+     "between them; one for each layer with semicolons, the last for all that follow; given again, another row",
+     .parse = add_pattern, .allowed = "a pattern, and given 16 times at most"},
+    {.name = NULL}};
+
 static const cli_choice mode_choices[] = {{"oneshot", 0}, {NULL, 0}};
 static const cli_choice store_choices[] = {{"f32", PITH_F32}, {"f16", PITH_F16}, {"bf16", PITH_BF16},
                                            {"q8", PITH_Q8},   {"q4", PITH_Q4},   {"auto", PITH_STORE_AUTO},
@@ -90,13 +104,10 @@ static const cli_option output_options[] = {
      FIELD(output)},
     {.name = NULL}};
 
-static const cli_group groups[] = {{"Model and text", input_options, 0},
-                                   {"Cache", cache_options, 0},
-                                   {"Judge", judge_options, 0},
-                                   {"Generate", generate_options, 0},
-                                   {"Output", output_options, 0},
-                                   {"Common", common_options, 0},
-                                   {.title = NULL}};
+static const cli_group groups[] = {{"Model and text", input_options, 0}, {"Cache", cache_options, 0},
+                                   {"Judge", judge_options, 0},          {"Patterns", pattern_options, 0},
+                                   {"Generate", generate_options, 0},    {"Output", output_options, 0},
+                                   {"Common", common_options, 0},        {.title = NULL}};
 
 static void defaults(void *arguments) {
   lm_arguments *chosen = arguments;
@@ -110,15 +121,13 @@ static int run(cli_session *session) {
   static const struct {
     const char *word;
     int (*run)(cli_session *session);
-  } words[] = {{"perplexity", lm_perplexity},
-               {"recall", lm_recall},
-               {"generate", lm_generate},
-               {"dump", lm_dump},
-               {"judge", lm_judge}};
+  } words[] = {{"perplexity", lm_perplexity}, {"recall", lm_recall},    {"generate", lm_generate}, {"dump", lm_dump},
+               {"judge", lm_judge},           {"patterns", lm_patterns}};
   ((lm_arguments *)session->arguments)->options.seed = session->common->seed;
   for (size_t i = 0; i < sizeof words / sizeof *words; i++)
     if (!strcmp(session->operands[0], words[i].word)) return words[i].run(session);
-  return usage_error(session->command, "unknown word '%s'; there are: perplexity, recall, generate, dump, judge",
+  return usage_error(session->command,
+                     "unknown word '%s'; there are: perplexity, recall, generate, dump, judge, patterns",
                      session->operands[0]);
 }
 
@@ -128,13 +137,14 @@ const cli_command command_lm = {
     .usage =
         "perplexity~--text~FILE~(--ratio~R~| --engine~exact) | recall~--cases~F.jsonl~(--ratio~R~| --engine~exact) | "
         "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | dump~--text~FILE~-o~DIR | "
-        "judge~--text~FILE~[--engines~LIST]~[-o~DIR] [OPTION]...",
+        "judge~--text~FILE~[--engines~LIST]~[-o~DIR] | patterns~--text~FILE~[--pattern~SPEC] [OPTION]...",
     .description =
         "Reads text with a model of the llama, qwen2 or qwen3 kind from a GGUF file, compresses the cache\n"
         "of keys and values that it leaves, and goes on from that. perplexity says how much the model's\n"
         "predictions change, against the full cache; recall whether facts of the prefix are still found;\n"
         "generate writes on; dump saves queries, keys, values and head weights for the other commands; judge\n"
-        "holds every engine at every size against the others and against whole caches.",
+        "holds every engine at every size against the others and against whole caches; patterns lets tokens see\n"
+        "only some earlier ones and says what that costs.",
     .examples =
         "  The shipped model on a novel, the cache of 1536 tokens at a quarter of its bytes:\n"
         "    pith lm perplexity --text novel.txt --context 2048 --prefix 1536 --ratio 1/4\n"
@@ -149,5 +159,5 @@ const cli_command command_lm = {
     .defaults = defaults,
     .least_operands = 1,
     .most_operands = 1,
-    .operand = "word (perplexity, recall, generate, dump or judge)",
+    .operand = "word (perplexity, recall, generate, dump, judge or patterns)",
     .run = run};

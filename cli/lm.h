@@ -6,7 +6,7 @@
 #include "lm/tokenizer.h"
 #include "report.h"
 
-enum { UNSET_CHOICE = -1, MOST_PLACES = 32 };
+enum { UNSET_CHOICE = -1, MOST_PLACES = 32, MOST_PATTERNS = 16 };
 
 typedef struct lm_arguments {
   common_arguments common;
@@ -18,6 +18,8 @@ typedef struct lm_arguments {
   const char *engines, *ratios, *marks, *heat_map; /* judge */
   const char *from[MOST_PLACES];                   /* judge: words that pieces of the text begin with */
   size_t places;
+  const char *pattern[MOST_PATTERNS]; /* patterns */
+  size_t patterns;
 } lm_arguments;
 
 /* A model with its tokenizer, for the time of a command. */
@@ -88,5 +90,6 @@ int lm_recall(cli_session *session);
 int lm_generate(cli_session *session);
 int lm_dump(cli_session *session);
 int lm_judge(cli_session *session);
+int lm_patterns(cli_session *session);
 
 #endif

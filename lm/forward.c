@@ -135,11 +135,14 @@ static void gather_answers(void *argument, size_t token, int thread) {
            size * sizeof(float));
 }
 
-/* Each token sees the summary, where there is one, and the exact rows up to its own. */
+/* Each token sees the summary, where there is one, and the exact rows up to its own, or those of the pattern. */
 static pith_status attend(const pass *p) {
   const lm_session *s = p->session;
   const lm_model_info *info = &p->model->info;
   const size_t size = info->head_size, group = info->query_heads / info->kv_heads, read = s->length - s->start;
+  pith_block_mask blocks;
+  pith_mask causal = {.causal = true, .first = (ptrdiff_t)read};
+  if (s->patterns) causal = lm_pattern_mask(&s->patterns[p->number], read, &blocks);
   for (size_t head = 0; head < info->kv_heads; head++) {
     const size_t first = head * group * p->count * size;
     const ptrdiff_t stride = (ptrdiff_t)(size * pith_dtype_size(s->store));
@@ -151,7 +154,6 @@ static pith_status attend(const pass *p) {
                              .count = read + p->count,
                              .d = size,
                              .dv = size};
-    const pith_mask causal = {.causal = true, .first = (ptrdiff_t)read};
     pith_attend_job *job = &p->work->job[head];
     *job = (pith_attend_job){
         .heads = group, .queries = p->count, .query = p->work->asked + first, .out = p->work->answer + first};

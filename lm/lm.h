@@ -38,10 +38,24 @@ const pith_gguf *lm_model_gguf(const lm_model *model); /* for the tokenizer */
 
 /* ---- Sessions ---- */
 
+/* Which tokens those of one layer see, themselves and earlier ones; all zero: all. As in pith_attention_options: a
+ * token must pass the window and the blocks; global positions pierce both. */
+typedef struct lm_pattern {
+  size_t window;         /* 0: none */
+  const size_t *globals; /* (global_count), ascending */
+  size_t global_count;
+  const unsigned char *seen; /* (block_count, block_count), 0 or 1: blocks of tokens by blocks they see; NULL: all */
+  size_t block, block_count; /* block: tokens of one */
+} lm_pattern;
+
+/* Tokens that tokens first .. last-1 see, in the mean. */
+double lm_pattern_seen(const lm_pattern *pattern, size_t first, size_t last);
+
 typedef struct lm_session_options {
-  size_t capacity;     /* tokens, at most the model's context length; 0: that */
-  pith_dtype store;    /* of keys, values and recorded queries: PITH_F16 (default) or PITH_F32 */
-  bool record_queries; /* keep the queries of every token, after rotary embedding */
+  size_t capacity;            /* tokens, at most the model's context length; 0: that */
+  pith_dtype store;           /* of keys, values and recorded queries: PITH_F16 (default) or PITH_F32 */
+  bool record_queries;        /* keep the queries of every token, after rotary embedding */
+  const lm_pattern *patterns; /* (layers), which must outlive the session; NULL: all layers see all. Not on a summary */
 } lm_session_options;
 
 void lm_session_options_init(lm_session_options *options);

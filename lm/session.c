@@ -76,11 +76,15 @@ static pith_status create(pith_context *context, const lm_model *model, const lm
                      start);
   if (options->store != PITH_F16 && options->store != PITH_F32)
     return pith_fail(context, PITH_E_TYPE, "store: %s; a session keeps f16 or f32", pith_dtype_name(options->store));
+  if (summary && options->patterns)
+    return pith_fail(context, PITH_E_ARGUMENT,
+                     "patterns: points of a summary stand at no positions; give one or the other");
   lm_session *session = pith_allocate_zero(context, 1, sizeof *session);
   if (!session) return PITH_E_MEMORY;
   session->memory = pith_memory_share(context);
   session->model = model;
   session->summary = summary;
+  session->patterns = options->patterns;
   session->start = session->length = start;
   session->capacity = capacity;
   session->store = options->store;

@@ -24,6 +24,7 @@ struct lm_session {
   pith_memory *memory;
   const lm_model *model;
   const pith_summary *summary;            /* stands for tokens 0 .. start-1; NULL: start is 0 */
+  const lm_pattern *patterns;             /* (layers), or NULL */
   size_t start, length, capacity;         /* positions */
   pith_dtype store;                       /* of the rows start .. length-1 */
   unsigned char *keys, *values, *queries; /* (layers, heads, capacity - start, head size) */
@@ -42,6 +43,9 @@ static inline unsigned char *lm_session_row(const lm_session *session, unsigned 
   const size_t size = session->model->info.head_size * pith_dtype_size(session->store);
   return cache + ((layer * heads + head) * lm_session_rows(session) + row) * size;
 }
+
+/* pattern.c: the mask of a block that begins at token `first`; *blocks must live as long as it does. */
+pith_mask lm_pattern_mask(const lm_pattern *pattern, size_t first, pith_block_mask *blocks);
 
 /* forward.c: `count` <= block tokens through all layers; keys, values and queries go into the cache behind the
  * last token, which stays where it is. Logits (count - logits_from, vocabulary), or NULL. */

@@ -55,13 +55,14 @@ static void project(const reference_lm *m, const float *matrix, const float *bia
   free(all);
 }
 
-static void attend(const reference_lm *m, const double *q, const double *k, const double *v, size_t n, size_t head,
-                   size_t t, double *out) {
+static void attend(const reference_lm *m, const unsigned char *seen, const double *q, const double *k, const double *v,
+                   size_t n, size_t head, size_t t, double *out) {
   size_t d = m->head_size, kv = head / (m->query_heads / m->kv_heads);
   double *weight = numbers(t + 1), top = -INFINITY, sum = 0;
   for (size_t s = 0; s <= t; s++) {
     for (size_t i = 0; i < d; i++) weight[s] += q[(head * n + t) * d + i] * k[(kv * n + s) * d + i];
     weight[s] /= sqrt((double)d);
+    if (seen && !seen[t * n + s]) weight[s] = -INFINITY;
     if (weight[s] > top) top = weight[s];
   }
   for (size_t s = 0; s <= t; s++) sum += weight[s] = exp(weight[s] - top);
@@ -84,7 +85,8 @@ static void run_layer(const reference_lm *m, const reference_lm_layer *l, size_t
     project(m, l->value, l->value_bias, NULL, 0, h, m->kv_heads, n, t, v);
   }
   for (size_t t = 0; t < n; t++) {
-    for (size_t head = 0; head < m->query_heads; head++) attend(m, q, k, v, n, head, t, o + head * m->head_size);
+    for (size_t head = 0; head < m->query_heads; head++)
+      attend(m, l->seen, q, k, v, n, head, t, o + head * m->head_size);
     multiply(l->output, NULL, o, width, all, added);
     for (size_t i = 0; i < width; i++) x[t * width + i] += added[i];
     normalise(x + t * width, l->feed_forward_norm, width, m->epsilon, h);

@@ -8,6 +8,7 @@
 typedef struct reference_lm_layer {
   const float *attention_norm, *query, *key, *value, *query_bias, *key_bias, *value_bias, *query_norm, *key_norm;
   const float *output, *feed_forward_norm, *gate, *up, *down;
+  const unsigned char *seen; /* (n, n): 1 where a token sees an earlier one or itself; NULL: all */
 } reference_lm_layer;
 
 typedef struct reference_lm {

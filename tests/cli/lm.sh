@@ -82,3 +82,11 @@ try lm generate
 try lm generate --prompt a --tokens 4000
 try lm dump --text text.txt
 try lm dump --text text.txt --context 64 -o text.txt/arrays
+# Patterns: what lets all through changes nothing, a window changes little, and every layer can have its own.
+quietly lm patterns --text text.txt --context 512 --pattern full --pattern window=64,global=0-3 --pattern "window=8;full" --json
+cp .out patterns.json
+check has patterns.json patterns[].pattern patterns[].keys_read patterns[].kl_mean patterns[].bits_per_byte
+check true patterns.json '[p["kl_mean"] < 1e-9 for p in r["patterns"]] == [True, False, False]'
+check true patterns.json 'r["patterns"][0]["share"] == 1 and abs(r["patterns"][1]["keys_read"] - 68) < 1e-9'
+try lm patterns --text text.txt --context 512 --pattern window=0
+try lm patterns --text text.txt --context 512 --pattern "full;full;full;full;full"
