@@ -51,7 +51,8 @@ typedef struct lm_prefix {
   double seconds;      /* of reading */
 } lm_prefix;
 
-int lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out);
+/* Freeing what a failure left is fine. */
+pith_status lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out);
 void lm_prefix_free(lm_prefix *prefix);
 
 /* How a cache is compressed: an engine with what it spends bytes on, at a ratio. */

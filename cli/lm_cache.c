@@ -142,7 +142,7 @@ static pith_status read_prefix(lm_run *run, const uint32_t *tokens, size_t count
   return lm_head_weights(context, p->session, p->weights);
 }
 
-int lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out) {
+pith_status lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out) {
   *out = (lm_prefix){.capacity = capacity};
   if (run->info.rope_scaled && !run->warned) {
     run->warned = true;
@@ -153,9 +153,8 @@ int lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t cap
   double started = seconds_now();
   pith_status status = read_prefix(run, tokens, count, out);
   out->seconds = seconds_now() - started;
-  if (status >= 0) return EXIT_DONE;
-  lm_prefix_free(out);
-  return session_fail(run->session, status);
+  if (status < 0) lm_prefix_free(out);
+  return status;
 }
 
 void lm_prefix_free(lm_prefix *prefix) {

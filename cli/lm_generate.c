@@ -81,10 +81,9 @@ static int read_prompt(generation *g, const lm_tokens *prompt) {
   size_t read = 0;
   if (lm_is_compressed(arguments) && prompt->count > 1) {
     read = prompt->count - 1;
-    int code = lm_prefix_read(&g->run, prompt->id, read, capacity, &g->prefix);
-    if (code) return code;
     lm_method method = lm_chosen(arguments);
-    pith_status status = lm_compress(&g->run, &g->prefix, &method, &g->compressed);
+    pith_status status = lm_prefix_read(&g->run, prompt->id, read, capacity, &g->prefix);
+    if (status >= 0) status = lm_compress(&g->run, &g->prefix, &method, &g->compressed);
     if (status < 0) return session_fail(session, status);
     g->session = g->compressed.after;
   } else {

@@ -61,11 +61,15 @@ static int choose_heat_map(lm_judgement *j) {
   return EXIT_DONE;
 }
 
-/* A method that cannot work at this size is a row that says why; the machine's failures end the run. */
-static int settle(lm_judgement *j, pith_status status, char **reason) {
+/* Yields an exit code, having said why but for an interruption, of which the end of the run speaks. */
+static int ended(const lm_judgement *j, pith_status status) {
   if (status >= 0) return EXIT_DONE;
-  if (status <= PITH_E_MEMORY)
-    return status == PITH_E_CANCELLED ? EXIT_INTERRUPTED : session_fail(j->run.session, status);
+  return status == PITH_E_CANCELLED ? EXIT_INTERRUPTED : session_fail(j->run.session, status);
+}
+
+/* A method that cannot work at this size is a row that says why; the machine's failures end the run. */
+static int settle(const lm_judgement *j, pith_status status, char **reason) {
+  if (status >= 0 || status <= PITH_E_MEMORY) return ended(j, status);
   const char *message = pith_context_message(j->run.session->context);
   *reason = allocate_zero(strlen(message) + 1, 1);
   memcpy(*reason, message, strlen(message));
@@ -136,10 +140,9 @@ static pith_status read_rest(lm_judgement *j, const uint32_t *tokens, judge_piec
 
 static int open_piece(lm_judgement *j, const uint32_t *tokens, judge_piece *p) {
   *p = (judge_piece){.logits = NULL};
-  int code = lm_prefix_read(&j->run, tokens, j->prefix, j->context, &p->prefix);
-  if (code) return code;
-  pith_status status = read_rest(j, tokens, p);
-  return status < 0 ? session_fail(j->run.session, status) : trial_open(j->run.session, &p->trial);
+  pith_status status = lm_prefix_read(&j->run, tokens, j->prefix, j->context, &p->prefix);
+  if (status >= 0) status = read_rest(j, tokens, p);
+  return status < 0 ? ended(j, status) : trial_open(j->run.session, &p->trial);
 }
 
 static void close_piece(judge_piece *p) {
@@ -150,8 +153,8 @@ static void close_piece(judge_piece *p) {
 }
 
 /* Scores a compressed cache, and takes its heads' errors. */
-static pith_status score_cache(lm_judgement *j, const uint32_t *tokens, const judge_piece *p, const lm_compressed *c,
-                               judged_row *row, judged_piece *out) {
+static int score_cache(lm_judgement *j, const uint32_t *tokens, const judge_piece *p, const lm_compressed *c,
+                       judged_row *row, judged_piece *out) {
   lm_reference full = {.kept = p->logits};
   lm_score score = {.kl = NULL};
   cli_measures measures = {.heads = 0};
@@ -161,10 +164,9 @@ static pith_status score_cache(lm_judgement *j, const uint32_t *tokens, const ju
   out->other_bytes = info.other_bytes;
   out->predicted_kl = info.predicted_kl;
   out->compress_seconds = c->seconds;
-  pith_status status = lm_score_rest(&j->run, &full, c->after, tokens + j->prefix, j->context - j->prefix, &score);
-  if (status >= 0)
-    status = measure_summary(j->run.session, &p->trial, c->summary, &measures) ? PITH_E_NUMERIC : PITH_OK;
-  if (status >= 0) {
+  int code = ended(j, lm_score_rest(&j->run, &full, c->after, tokens + j->prefix, j->context - j->prefix, &score));
+  if (!code) code = measure_summary(j->run.session, &p->trial, c->summary, &measures);
+  if (!code) {
     out->figures = lm_score_figures(&score);
     out->attention_error = measures.all.relative;
     for (size_t i = 0; i < measures.heads; i++) row->head_error[i] += measures.head[i].relative;
@@ -172,7 +174,7 @@ static pith_status score_cache(lm_judgement *j, const uint32_t *tokens, const ju
   }
   measures_free(&measures);
   lm_score_free(&score);
-  return status;
+  return code;
 }
 
 static int judge_text_row(lm_judgement *j, const uint32_t *tokens, const judge_piece *p, judged_row *row) {
@@ -180,10 +182,9 @@ static int judge_text_row(lm_judgement *j, const uint32_t *tokens, const judge_p
   judged_piece *out = &row->piece[row->pieces];
   pith_status status = lm_compress(&j->run, &p->prefix, &row->method, &c);
   if (status < 0) return settle(j, status, &row->reason);
-  status = score_cache(j, tokens, p, &c, row, out);
+  int code = score_cache(j, tokens, p, &c, row, out);
   out->held_bytes = lm_compressed_free(&c);
-  if (status == PITH_E_CANCELLED) return EXIT_INTERRUPTED;
-  if (status < 0) return session_fail(j->run.session, status);
+  if (code) return code;
   row->pieces++;
   return save(j);
 }
@@ -210,14 +211,14 @@ static int judge_case_row(lm_judgement *j, const lm_case *one, const lm_prefix *
   if (status < 0) return settle(j, status, &row->recall_reason);
   status = lm_case_ask(&j->run, one, c.after, &row->recall);
   lm_compressed_free(&c);
-  if (status == PITH_E_CANCELLED) return EXIT_INTERRUPTED;
-  return status < 0 ? session_fail(j->run.session, status) : EXIT_DONE;
+  return ended(j, status);
 }
 
 static int judge_one_case(lm_judgement *j, const lm_case *one) {
   lm_prefix prefix;
-  int code = lm_prefix_read(&j->run, one->prefix.id, one->prefix.count, one->prefix.count + lm_case_fed(one), &prefix);
-  if (code) return code;
+  pith_status status =
+      lm_prefix_read(&j->run, one->prefix.id, one->prefix.count, one->prefix.count + lm_case_fed(one), &prefix);
+  int code = ended(j, status);
   for (size_t i = 0; i < j->rows && !code; i++) {
     judged_row *row = &j->row[i];
     code = begin_step(j, row);
@@ -330,6 +331,7 @@ static int judge(lm_judgement *j) {
   int code = prepare(j, &plot);
   for (size_t i = 0; i < j->texts && !code; i++) code = judge_one_text(j, &j->text[i]);
   for (size_t i = 0; i < j->cases.count && !code; i++) code = judge_one_case(j, &j->cases.list[i]);
+  if (code == EXIT_INTERRUPTED && !j->steps_done) session_fail(j->run.session, PITH_E_CANCELLED);
   if (!code || (code == EXIT_INTERRUPTED && j->steps_done)) code = report(j, plot, code != EXIT_DONE);
   plot_free(plot);
   return code;

@@ -12,11 +12,10 @@ typedef struct perplexity {
 
 static int score_chunk(lm_run *run, const uint32_t *tokens, size_t context, size_t prefix, perplexity *p) {
   lm_prefix read;
-  int code = lm_prefix_read(run, tokens, prefix, context, &read);
-  if (code) return code;
   lm_method method = lm_chosen(run->arguments);
   lm_compressed c;
-  pith_status status = lm_compress(run, &read, &method, &c);
+  pith_status status = lm_prefix_read(run, tokens, prefix, context, &read);
+  if (status >= 0) status = lm_compress(run, &read, &method, &c);
   if (status >= 0) {
     pith_summary_info info = pith_summary_describe(c.summary);
     lm_reference full = {.session = read.session};

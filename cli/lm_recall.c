@@ -5,11 +5,11 @@
 
 static int run_case(lm_run *run, const lm_case *one, lm_recall_score *score) {
   lm_prefix prefix;
-  int code = lm_prefix_read(run, one->prefix.id, one->prefix.count, one->prefix.count + lm_case_fed(one), &prefix);
-  if (code) return code;
   lm_method method = lm_chosen(run->arguments);
   lm_compressed compressed;
-  pith_status status = lm_compress(run, &prefix, &method, &compressed);
+  pith_status status =
+      lm_prefix_read(run, one->prefix.id, one->prefix.count, one->prefix.count + lm_case_fed(one), &prefix);
+  if (status >= 0) status = lm_compress(run, &prefix, &method, &compressed);
   if (status >= 0) {
     status = lm_case_ask(run, one, compressed.after, score);
     lm_compressed_free(&compressed);
