@@ -221,7 +221,8 @@ static uint64_t split(const float *logits, size_t group, const float *threshold,
   for (size_t q = 0; q < group; q++) {
     sum[q] = square[q] = 0;
     for (size_t i = 0; i < PITH_SPLIT; i++) {
-      float weight = chosen >> i & 1 ? 0 : exponential(logits[q * PITH_SPLIT + i] - threshold[q]);
+      float less = logits[q * PITH_SPLIT + i] - threshold[q]; /* never to 0: sums bound what they count */
+      float weight = chosen >> i & 1 ? 0 : exponential(less > EXP_LOWEST ? less : EXP_LOWEST);
       sum[q] += weight;
       square[q] += weight * weight;
     }

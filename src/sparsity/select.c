@@ -39,7 +39,7 @@ enum { HIDDEN, WHOLE, PART };
 typedef struct pith_sparse_space {             /* arrays of one choice; P blocks */
   float *query, *turned, *positive, *negative; /* (GROUP, d) */
   int16_t *code;                               /* (GROUP, code_d) */
-  float *upper, *centre, *weight;              /* (P, width) */
+  float *upper, *centre, *weight, *least;      /* (P, width) */
   float *score;                                /* (P) */
   float *probe;                                /* (PROBED, GROUP, BLOCK) */
   float *output, *tail;                        /* (GROUP, dv) */
@@ -67,6 +67,7 @@ typedef struct choice {
   pith_sparse_space space;
   size_t group, width;         /* width: as the kernels pad it */
   size_t blocks;               /* those that can be seen come before this */
+  size_t closed;               /* blocks seen whole and not opened */
   size_t first, last, visible; /* rows seen lie in first .. last-1; how many */
   bool mapped;                 /* space.seen says which; else all of first .. last-1 */
   float code_scale[GROUP], threshold[GROUP];
@@ -92,6 +93,7 @@ static size_t lay_out(pith_sparse_space *s, char *at, size_t rows, size_t d, siz
                 {(void **)&s->upper, GROUP * blocks * f},
                 {(void **)&s->centre, GROUP * blocks * f},
                 {(void **)&s->weight, GROUP * blocks * f},
+                {(void **)&s->least, GROUP * blocks * f},
                 {(void **)&s->score, blocks * f},
                 {(void **)&s->probe, pith_min_size(PROBED, blocks) * GROUP * BLOCK * f},
                 {(void **)&s->output, GROUP * dv * f},
@@ -262,8 +264,10 @@ static size_t open_blocks(choice *c) {
       score = here > score ? here : score;
     }
     s->score[p] = score;
-    s->open[p] = s->sight[p] == PART || (s->sight[p] == WHOLE && !(score < least));
+    bool tight = !c->head->weighted && c->head->block[p].radius <= c->head->block[p].residual; /* codes say no more */
+    s->open[p] = s->sight[p] == PART || (s->sight[p] == WHOLE && !tight && !(score < least));
     open += s->open[p];
+    c->closed += s->sight[p] == WHOLE && !s->open[p];
   }
   return open;
 }
@@ -310,20 +314,35 @@ static void add_open(const choice *c, size_t p, bool whole, const float *sum, co
   }
 }
 
-/* A closed block: its sum of weights lies between BLOCK e^centre (Jensen) and BLOCK e^upper; the middle is taken. */
-static void add_closed(const choice *c, size_t p, float *weight, tail_sums *tail) {
-  const pith_sparse_block *block = &c->head->block[p];
-  for (size_t q = 0; q < c->group; q++) {
-    double upper = exp((double)c->space.upper[p * c->width + q] - (double)c->threshold[q]) * (1 + 1e-9);
-    double lower = exp((double)c->space.centre[p * c->width + q] - (double)c->threshold[q]) * (1 - 1e-9);
-    double doubt = BLOCK * (upper - lower) / 2 + BLOCK * upper * 4 * PITH_UNIT;
-    tail->low[q] += BLOCK * lower;
-    tail->high[q] += BLOCK * upper;
-    tail->square[q] += BLOCK * upper * upper / 4; /* about upper / 2 */
-    tail->doubt[q] += doubt;
-    tail->doubt_offset[q] += doubt * (double)block->offset;
-    tail->radius[q] += BLOCK * upper * (double)block->value_radius;
-    weight[p * c->width + q] = (float)(BLOCK * (upper + lower) / 2);
+/* Closed blocks: the sum of weights of one lies between BLOCK e^centre (Jensen) and BLOCK e^upper; the middle is taken.
+ * No weight is below that of a key at the ball's far end. */
+static void add_closed(const choice *c, tail_sums *tail) {
+  const pith_sparse_space *s = &c->space;
+  const size_t width = c->width;
+  if (c->closed == 0) return;
+  for (size_t i = 0; i < c->blocks * width; i++) {
+    s->weight[i] = s->upper[i] - c->threshold[i % width];
+    s->least[i] = s->centre[i] - c->threshold[i % width];
+  }
+  (void)c->kernels->exp_sum(s->weight, c->blocks * width, 0);
+  (void)c->kernels->exp_sum(s->least, c->blocks * width, 0);
+  for (size_t p = 0; p < c->blocks; p++) {
+    const pith_sparse_block *block = &c->head->block[p];
+    if (s->open[p] || s->sight[p] != WHOLE) continue;
+    for (size_t q = 0; q < c->group; q++) {
+      float *weight = &s->weight[p * width + q];
+      double upper = (double)*weight * (1 + 8 * PITH_UNIT) + 0x1p-120, reach = c->norm[q] * (double)block->radius;
+      double lower = (double)s->least[p * width + q] * (1 - 8 * PITH_UNIT);
+      double least = c->head->weighted || reach > 1 ? 0 : lower * (1 - reach);
+      double doubt = BLOCK * (upper - lower) / 2 + BLOCK * upper * 4 * PITH_UNIT;
+      *weight = (float)(BLOCK * (upper + lower) / 2);
+      tail->low[q] += BLOCK * lower;
+      tail->high[q] += BLOCK * upper;
+      tail->square[q] += BLOCK * (upper - least) * (upper - least) / 4; /* about the middle */
+      tail->doubt[q] += doubt;
+      tail->doubt_offset[q] += doubt * (double)block->offset;
+      tail->radius[q] += BLOCK * upper * (double)block->value_radius;
+    }
   }
 }
 
@@ -410,6 +429,13 @@ static double search_next(search *s, double at, double log_ratio) {
   return next > s->least && next < s->most ? next : isfinite(s->least) ? (s->least + s->most) / 2 : s->most - 2;
 }
 
+static void add_scaled(tail_sums *to, const tail_sums *from, size_t q, double factor) {
+  to->square[q] += from->square[q] * factor * factor;
+  to->doubt[q] += from->doubt[q] * factor;
+  to->doubt_offset[q] += from->doubt_offset[q] * factor;
+  to->radius[q] += from->radius[q] * factor;
+}
+
 /* The thresholds at which the bound holds for what was looked at; mass receives Z over exp(threshold), as it seems.
  * Yields the keys that would be read. */
 static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
@@ -422,10 +448,16 @@ static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
     top[q] = -FLT_MAX / 4;
     for (size_t i = 0; i < l->count; i++)
       top[q] = fmaxf(top[q], c->kernels->max(s->probe + i * GROUP * BLOCK + q * BLOCK, BLOCK));
+    for (size_t p = 0; c->closed > 0 && p < c->blocks; p++)
+      if (s->sight[p] == WHOLE && !s->open[p]) top[q] = fmaxf(top[q], s->upper[p * c->width + q]);
     found[q] = (search){.least = -INFINITY, .most = (double)top[q] + 1, .log_before = NAN, .slope = 0.8};
     c->threshold[q] = top[q] += 1;
     mass[q] = 0;
   }
+  tail_sums closed;
+  memset(&closed, 0, sizeof closed);
+  add_closed(c, &closed);
+  for (size_t q = 0; q < c->group; q++) mass[q] = (closed.low[q] + closed.high[q]) / 2;
   for (size_t i = 0; i < l->count; i++) {
     c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, sum, square);
     for (size_t q = 0; q < c->group; q++) mass[q] += l->times[i] * (double)sum[q];
@@ -439,6 +471,7 @@ static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
   for (int round = 0; round <= ROUNDS; round++) {
     tail_sums tail;
     memset(&tail, 0, sizeof tail);
+    for (size_t q = 0; q < c->group; q++) add_scaled(&tail, &closed, q, exp((double)top[q] - (double)c->threshold[q]));
     bool close = true;
     reads = 0;
     for (size_t i = 0; i < l->count; i++) {
@@ -467,6 +500,7 @@ static void pass(choice *c, tail_sums *tail) {
   const pith_sparse_space *s = &c->space;
   float logits[GROUP * BLOCK], sum[GROUP] = {0}, square[GROUP] = {0};
   memset(tail, 0, sizeof *tail);
+  add_closed(c, tail);
   c->chosen = 0;
   for (size_t p = 0; p < c->blocks; p++) {
     if (s->open[p]) {
@@ -476,9 +510,7 @@ static void pass(choice *c, tail_sums *tail) {
       memcpy(s->weight + p * c->width, sum, c->width * sizeof *sum);
       for (; chosen; chosen &= chosen - 1)
         s->chosen[c->chosen++] = c->head->order[p * BLOCK + (size_t)__builtin_ctzll(chosen)];
-    } else if (s->sight[p] == WHOLE) {
-      add_closed(c, p, s->weight, tail);
-    } else {
+    } else if (s->sight[p] != WHOLE) {
       memset(s->weight + p * c->width, 0, c->width * sizeof *s->weight);
     }
   }
