@@ -18,13 +18,25 @@ typedef struct sample_arguments {
   /* tensor */
   size_t rows1, rows2;
   /* attention */
-  const char *keys, *queries;
-  size_t power;
+  const char *keys, *queries, *values, *output;
+  size_t power, features;
   int softmax, registered;
+  double scale, confidence;
+  /* lower-bound */
+  size_t trials;
 } sample_arguments;
 
 /* Each reads its options and its stream, and prints its draws. */
 int sample_l2(cli_session *session);
+int sample_tensor(cli_session *session);
+int sample_attention(cli_session *session);
+int sample_lower_bound(cli_session *session);
+
+enum {                    /* what --method may be besides a pith_method */
+       SAMPLE_PAIRS = 10, /* tensor */
+       SAMPLE_SCAN,       /* attention */
+       SAMPLE_TREE
+};
 
 /* ---- The stream: lines of text, or a .npy file of records; which of the two its first byte tells. ---- */
 

@@ -20,6 +20,8 @@ typedef struct l2_run {
 /* ---- Options ---- */
 
 static int check_usage(const cli_command *command, const sample_arguments *arguments) {
+  if (arguments->method > PITH_METHOD_EXACT)
+    return usage_error(command, "sample l2 has the methods auto, sketch and exact");
   if (arguments->load && (arguments->rows || arguments->x))
     return usage_error(command, "--load together with --rows or --x; the sketch knows its own");
   if (!arguments->load && !arguments->rows) return usage_error(command, "--rows N is missing");

@@ -372,9 +372,9 @@ static void test_bad_input(void **state) {
     pith_tensor *sampler = create(context, (pith_tensor_method)method, 20, 64, 5);
     add_all(context, sampler, f);
     refused(context, sampler, (pith_update){.kind = 0, .row = N1, .delta = 1}, PITH_E_ARGUMENT, "row 64");
-    refused(context, sampler, (pith_update){.kind = 2, .row = D, .delta = 1}, PITH_E_ARGUMENT, "row 8");
+    refused(context, sampler, (pith_update){.kind = 3, .row = D, .delta = 1}, PITH_E_ARGUMENT, "row 8");
     refused(context, sampler, (pith_update){.kind = 1, .column = D, .delta = 1}, PITH_E_ARGUMENT, "column 8");
-    refused(context, sampler, (pith_update){.kind = 3, .delta = 1}, PITH_E_ARGUMENT, "kind 3");
+    refused(context, sampler, (pith_update){.kind = 2, .delta = 1}, PITH_E_ARGUMENT, "kind 2");
     refused(context, sampler, (pith_update){.kind = 0, .delta = NAN}, PITH_E_VALUE, "nan");
     refused(context, sampler, (pith_update){.kind = 1, .delta = -INFINITY}, PITH_E_VALUE, "-inf");
     refused(context, sampler, (pith_update){.kind = 0, .delta = 1e60}, PITH_E_VALUE, "1e+60");

@@ -152,7 +152,7 @@ typedef enum pith_tensor_method {
 typedef enum pith_tensor_part { /* the kind of a pith_update here */
                                 PITH_TENSOR_A1 = 0,
                                 PITH_TENSOR_A2 = 1,
-                                PITH_TENSOR_X = 2
+                                PITH_TENSOR_X = 3 /* 2 is PITH_UPDATE_DRAW in files */
 } pith_tensor_part;
 
 typedef struct pith_tensor_options {
@@ -282,7 +282,8 @@ PITH_API size_t pith_reservoirs_words(const pith_reservoirs *reservoirs);
 /* Attention outputs from draws: mean (m, dv) over the `count` draws of each of m queries of the rows of values (n, dv)
  * that they name. half_width (m, dv): all dv true outputs of a query lie within it with probability `confidence`
  * (empirical Bernstein bound, Maurer and Pontil, COLT 2009, Theorem 4, on both sides of every coordinate, with the
- * ranges of the columns of values). count >= 2. Only for draws whose law is exact. */
+ * ranges of the columns of values; never more than the range, which says nothing). count >= 2. Only for draws whose law
+ * is exact. */
 PITH_API PITH_CHECK pith_status pith_draws_attend(pith_context *context, const pith_array *values,
                                                   const pith_draw *draws, size_t queries, size_t count,
                                                   double confidence, double *mean, double *half_width);

@@ -55,7 +55,7 @@ pith_status pith_draws_attend(pith_context *context, const pith_array *values, c
       double *width = half_width + i * dv;
       moments(rows, dv, draws + i * count, count, mean + i * dv, width);
       for (size_t j = 0; j < dv; j++)
-        width[j] = sqrt(2 * width[j] * logarithm / t) + 7 * range[j] * logarithm / (3 * (t - 1));
+        width[j] = fmin(sqrt(2 * width[j] * logarithm / t) + 7 * range[j] * logarithm / (3 * (t - 1)), range[j]);
     }
   }
   pith_release(context, range);

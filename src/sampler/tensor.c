@@ -123,12 +123,13 @@ void pith_tensor_free(pith_tensor *sampler) {
 /* ---- Updates ---- */
 
 static pith_status check_update(pith_context *context, const pith_tensor *sampler, const pith_update *update) {
-  static const char *const parts[] = {"A1", "A2", "X"};
+  static const char *const parts[] = {[PITH_TENSOR_A1] = "A1", [PITH_TENSOR_A2] = "A2", [PITH_TENSOR_X] = "X"};
   const pith_tensor_options *options = &sampler->options;
-  if (update->kind > PITH_TENSOR_X)
-    return pith_fail(context, PITH_E_ARGUMENT, "an update of kind %u; there are 0 (A1), 1 (A2) and 2 (X)",
+  if (update->kind > PITH_TENSOR_X || !parts[update->kind])
+    return pith_fail(context, PITH_E_ARGUMENT, "an update of kind %u; there are 0 (A1), 1 (A2) and 3 (X)",
                      update->kind);
-  size_t rows[] = {options->rows1, options->rows2, options->dim};
+  const size_t rows[] = {
+      [PITH_TENSOR_A1] = options->rows1, [PITH_TENSOR_A2] = options->rows2, [PITH_TENSOR_X] = options->dim};
   if (update->row >= rows[update->kind])
     return pith_fail(context, PITH_E_ARGUMENT, "%s has no row %llu: rows go from 0 to %zu", parts[update->kind],
                      (unsigned long long)update->row, rows[update->kind] - 1);
