@@ -132,7 +132,8 @@ static void check(const pith_context *context, pith_status status) {
 }
 
 /* A session that goes on from 1/16 of the cache's bytes, spread over heads; how the points were found does not
- * change how long attention over them takes, so they are not refined. */
+ * change how long attention over them takes, so they are not
+ * refined, and few queries are looked at. */
 static lm_session *compressed(pith_context *context, const lm_model *model, const lm_session *full, size_t capacity,
                               pith_summary **summary) {
   const lm_model_info info = lm_model_describe(model);
@@ -152,6 +153,7 @@ static lm_session *compressed(pith_context *context, const lm_model *model, cons
   options.rope_base = info.rope_base;
   options.query_start = 0;
   options.refine = 0;
+  options.samples = 1024;
   check(context, pith_compress(context, &keys, &values, &queries, &options, summary));
   lm_session_options session_options;
   lm_session_options_init(&session_options);
