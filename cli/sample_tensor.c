@@ -32,7 +32,7 @@ static int create(tensor_run *run) {
   options.dim = arguments->dim;
   options.draws = arguments->draws ? arguments->draws : 1;
   options.method = arguments->method == SAMPLE_PAIRS         ? PITH_TENSOR_PAIRS
-                   : arguments->method == PITH_METHOD_SKETCH ? PITH_TENSOR_ROWS
+                   : arguments->method == PITH_METHOD_SKETCH ? PITH_TENSOR_SKETCH
                    : arguments->method == PITH_METHOD_EXACT  ? PITH_TENSOR_EXACT
                                                              : PITH_TENSOR_AUTO;
   options.buckets = arguments->buckets;

@@ -258,7 +258,7 @@ static void test_threads(void **state) {
   pith_pair pairs[3][DRAWS];
   for (int run = 0; run < 3; run++) {
     pith_context *context = test_context(run == 1 ? 3 : 1);
-    for (int method = PITH_TENSOR_EXACT; method <= PITH_TENSOR_ROWS; method += 2) {
+    for (int method = PITH_TENSOR_EXACT; method <= PITH_TENSOR_SKETCH; method += 2) {
       size_t drawn = 0, draws = method == PITH_TENSOR_EXACT ? DRAWS / 2 : DRAWS - DRAWS / 2;
       pith_tensor *sampler = create(context, (pith_tensor_method)method, DRAWS, 64, run == 2 ? 8 : 7);
       add_all(context, sampler, f);
@@ -307,9 +307,9 @@ static double sketch_p(pith_tensor_method method, size_t buckets, size_t rounds,
 static void test_rows_law(void **state) {
   (void)state;
   double few = 0, many = 0;
-  assert_true(sketch_p(PITH_TENSOR_ROWS, 512, 20, 250, 0.3, &many) > ENOUGH);
+  assert_true(sketch_p(PITH_TENSOR_SKETCH, 512, 20, 250, 0.3, &many) > ENOUGH);
   /* Negative control: 16 cells for 128 points blur the law, and that is seen. */
-  assert_true(sketch_p(PITH_TENSOR_ROWS, 16, 20, 250, INFINITY, &few) < 1e-6);
+  assert_true(sketch_p(PITH_TENSOR_SKETCH, 16, 20, 250, INFINITY, &few) < 1e-6);
   assert_true(few > many);
 }
 
@@ -337,7 +337,7 @@ static void test_product_scales(void **state) {
 /* What is deleted is gone, in sketches too; the rest follows the law of what is left. */
 static void test_deletes(void **state) {
   (void)state;
-  for (int method = PITH_TENSOR_EXACT; method <= PITH_TENSOR_ROWS; method++) {
+  for (int method = PITH_TENSOR_EXACT; method <= PITH_TENSOR_SKETCH; method++) {
     pith_context *context = test_context(1);
     size_t draws = 300, drawn = 0;
     pith_tensor *sampler = create(context, (pith_tensor_method)method, draws, 256, 5);
@@ -368,7 +368,7 @@ static void test_bad_input(void **state) {
   (void)state;
   pith_context *context = test_context(1);
   fixture *f = make(31);
-  for (int method = PITH_TENSOR_EXACT; method <= PITH_TENSOR_ROWS; method++) {
+  for (int method = PITH_TENSOR_EXACT; method <= PITH_TENSOR_SKETCH; method++) {
     pith_tensor *sampler = create(context, (pith_tensor_method)method, 20, 64, 5);
     add_all(context, sampler, f);
     refused(context, sampler, (pith_update){.kind = 0, .row = N1, .delta = 1}, PITH_E_ARGUMENT, "row 64");
@@ -399,7 +399,7 @@ static void test_bad_input(void **state) {
   assert_non_null(strstr(pith_context_message(context), "enough for"));
   options.draws = 10; /* rows do not cost memory */
   assert_ok(context, pith_tensor_create(context, &options, &sampler));
-  assert_int_equal(pith_tensor_describe(sampler).method, PITH_TENSOR_ROWS);
+  assert_int_equal(pith_tensor_describe(sampler).method, PITH_TENSOR_SKETCH);
   pith_tensor_free(sampler);
   options.dim = 0;
   assert_int_equal(pith_tensor_create(context, &options, &sampler), PITH_E_ARGUMENT);

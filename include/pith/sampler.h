@@ -141,12 +141,12 @@ PITH_API const char *pith_decode_name(pith_decode decode); /* "bits", ... */
  * vec(X). Neither time nor memory ever grows as rows1 * rows2. */
 
 typedef enum pith_tensor_method {
-  PITH_TENSOR_AUTO = 0,  /* exact where that fits into the memory allowed, else rows */
+  PITH_TENSOR_AUTO = 0,  /* exact where that fits into the memory allowed, else sketch */
   PITH_TENSOR_EXACT = 1, /* two Gram trees: the exact law, 3 (rows1 + rows2) dim words, updates in O(dim log rows) */
   PITH_TENSOR_PAIRS = 2, /* the paper's: a sketch over pairs. A2 and X come before A1 and are then fixed; rows2 dim
                             words and sketches, O(rows2) per update of A1 */
-  PITH_TENSOR_ROWS = 3   /* sketches of the rows of A1 and of A2: words do not grow with the rows. The law is off by
-                            what collisions blur, a part that falls as 1 / sqrt(buckets); a draw looks all rows up */
+  PITH_TENSOR_SKETCH = 3 /* sketches of the rows of A1 and of A2: words do not grow with the rows. The law is off by
+                          what collisions blur, a part that falls as 1 / sqrt(buckets); a draw looks all rows up */
 } pith_tensor_method;
 
 typedef enum pith_tensor_part { /* the kind of a pith_update here */
@@ -161,7 +161,7 @@ typedef struct pith_tensor_options {
   size_t dim;          /* 1 .. 1024 */
   size_t draws;        /* most draws over the life of the sampler; default 1. Exact samplers need no limit */
   pith_tensor_method method;
-  size_t buckets; /* rows, pairs: a power of two, 16 .. 2^24; 0: 1024 */
+  size_t buckets; /* sketch, pairs: a power of two, 16 .. 2^24; 0: 1024 */
   size_t memory;  /* bytes allowed; default 1 GiB */
   uint64_t seed;  /* default 1 */
 } pith_tensor_options;

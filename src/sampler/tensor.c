@@ -11,11 +11,11 @@ static const size_t MOST_ROWS = (size_t)1 << 40;
 static const double LARGEST = 1e40; /* as in gram.c */
 
 static const tensor_engine *const engines[] = {
-    [PITH_TENSOR_EXACT] = &tensor_exact, [PITH_TENSOR_PAIRS] = &tensor_pairs, [PITH_TENSOR_ROWS] = &tensor_rows};
+    [PITH_TENSOR_EXACT] = &tensor_exact, [PITH_TENSOR_PAIRS] = &tensor_pairs, [PITH_TENSOR_SKETCH] = &tensor_rows};
 
 const char *pith_tensor_method_name(pith_tensor_method method) {
   if (method == PITH_TENSOR_AUTO) return "auto";
-  return method >= PITH_TENSOR_EXACT && method <= PITH_TENSOR_ROWS ? engines[method]->name : "unknown";
+  return method >= PITH_TENSOR_EXACT && method <= PITH_TENSOR_SKETCH ? engines[method]->name : "unknown";
 }
 
 void pith_tensor_options_init(pith_tensor_options *options) {
@@ -35,9 +35,9 @@ static pith_status check_options(pith_context *context, const pith_tensor_option
   if (buckets && (buckets < LEAST_BUCKETS || buckets > MOST_BUCKETS || (buckets & (buckets - 1))))
     return pith_fail(context, PITH_E_ARGUMENT, "buckets is %zu; it must be a power of two from %d to 2^24", buckets,
                      LEAST_BUCKETS);
-  if ((int)options->method < PITH_TENSOR_AUTO || options->method > PITH_TENSOR_ROWS)
+  if ((int)options->method < PITH_TENSOR_AUTO || options->method > PITH_TENSOR_SKETCH)
     return pith_fail(context, PITH_E_UNKNOWN, "method is %d; there are 0 (auto) to %d", (int)options->method,
-                     PITH_TENSOR_ROWS);
+                     PITH_TENSOR_SKETCH);
   if (options->method == PITH_TENSOR_PAIRS && options->rows1 > MOST_ROWS / options->rows2)
     return pith_fail(context, PITH_E_ARGUMENT, "rows1 * rows2 is %zu * %zu; sketches over pairs take up to 2^40",
                      options->rows1, options->rows2);
@@ -52,7 +52,7 @@ static double bytes(const pith_tensor_options *options, const tensor_engine *eng
 static pith_status choose(pith_context *context, pith_tensor_options *options) {
   double allowed = (double)options->memory;
   if (options->method == PITH_TENSOR_AUTO)
-    options->method = bytes(options, &tensor_exact) <= allowed ? PITH_TENSOR_EXACT : PITH_TENSOR_ROWS;
+    options->method = bytes(options, &tensor_exact) <= allowed ? PITH_TENSOR_EXACT : PITH_TENSOR_SKETCH;
   const tensor_engine *engine = engines[options->method];
   if (options->method == PITH_TENSOR_EXACT)
     options->buckets = 0;
@@ -64,7 +64,7 @@ static pith_status choose(pith_context *context, pith_tensor_options *options) {
     return pith_fail(
         context, PITH_E_BUDGET,
         "Gram trees over %zu and %zu rows of %zu columns take %.0f bytes, and %zu are allowed; allow more, "
-        "or take the method rows",
+        "or take the method sketch",
         options->rows1, options->rows2, options->dim, needed, options->memory);
   pith_tensor_options one = *options;
   one.draws = 1;
@@ -143,7 +143,7 @@ static pith_status check_update(pith_context *context, const pith_tensor *sample
     return pith_fail(
         context, PITH_E_ARGUMENT,
         "%s changes after A1 has begun: a sketch over pairs holds A2 and X fixed; take the method exact or "
-        "rows, or give all of A2 and X first",
+        "sketch, or give all of A2 and X first",
         parts[update->kind]);
   return PITH_OK;
 }

@@ -255,7 +255,7 @@ static pith_status norm(pith_context *context, const pith_tensor *sampler, doubl
 
 static size_t kept(const pith_tensor *sampler) { return (size_t)words(&sampler->options); }
 
-const tensor_engine tensor_rows = {.name = "rows",
+const tensor_engine tensor_rows = {.name = "sketch",
                                    .words = words,
                                    .create = create,
                                    .release = release,
