@@ -8,7 +8,7 @@ typedef struct attend_arguments {
   const char *summary, *keys, *values, *queries, *output, *globals, *block_mask;
   int causal;
   size_t window, block;
-  double scale;
+  double scale, eps;
 } attend_arguments;
 
 #define FIELD(member) .offset = offsetof(attend_arguments, member)
@@ -38,7 +38,9 @@ static const cli_option mask_options[] = {
      FIELD(block_mask)},
     {"block-size", 0, OPTION_COUNT, "N", "queries and keys of a block (default: what divides them evenly)",
      FIELD(block), .least = 1},
-    {"eps", 0, OPTION_LATER, "E", "", .offset = 0},
+    {"eps", 0, OPTION_REAL, "E",
+     "read only the keys that an error of at most E needs (L2 norm of each answer's), or exit code 4", FIELD(eps),
+     .open = true},
     {.name = NULL}};
 
 static const cli_group groups[] = {
@@ -62,6 +64,10 @@ static int check_usage(const cli_command *command, const attend_arguments *argum
   if (arguments->summary && pattern)
     return usage_error(command, "%s means nothing with --summary: its points no longer stand at single positions",
                        pattern);
+  if (arguments->summary && arguments->eps > 0)
+    return usage_error(command,
+                       "--eps means nothing with --summary: its points are few already, and 'pith inspect' says "
+                       "what is promised of them");
   if (arguments->globals && !arguments->window && !arguments->block_mask)
     return usage_error(
         command, "--global without --window N or --block-mask M.npy: all keys are seen already; give one of them");
@@ -154,13 +160,31 @@ static void pattern_close(cli_pattern *pattern) {
 }
 
 static pith_status attend(cli_session *session, const answer_source *source, const pith_array *queries,
-                          const pith_attention_options *options, float *out) {
+                          const pith_attention_options *options, float *out, pith_sparse_report *sparse) {
+  const double eps = ((const attend_arguments *)session->arguments)->eps;
+  if (eps > 0) {
+    pith_sparse_options chosen;
+    pith_sparse_options_init(&chosen);
+    chosen.attention = *options;
+    chosen.eps = eps;
+    chosen.each = chosen.always = 1; /* what is asked for is few keys, and the index is made for this call alone */
+    return pith_sparse_attend(session->context, NULL, queries, &source->keys.array, &source->values.array, &chosen, out,
+                              NULL, sparse);
+  }
   if (source->summary) return pith_summary_attend(session->context, source->summary, queries, options->scale, out);
   return pith_attention_compute(session->context, queries, &source->keys.array, &source->values.array, options, out);
 }
 
+static pith_certificate certificate_of(const pith_sparse_report *sparse, double eps) {
+  pith_certificate out = {
+      .kind = PITH_CERTIFICATE_TAIL, .bound = sparse->bound, .confidence = 1, .trivial = sparse->trivial};
+  out.certified = out.bound <= eps && (out.bound < out.trivial || out.bound == 0);
+  return out;
+}
+
 /* `seen`: keys that a query sees, mean over queries. */
-static void report(cli_session *session, const pith_array *answers, size_t keys, double seen, double seconds) {
+static void report(cli_session *session, const pith_array *answers, size_t keys, double seen, double seconds,
+                   const pith_sparse_report *sparse) {
   const attend_arguments *arguments = session->arguments;
   size_t queries = 1;
   for (size_t i = 0; i + 1 < answers->ndim; i++) queries *= answers->shape[i];
@@ -169,11 +193,25 @@ static void report(cli_session *session, const pith_array *answers, size_t keys,
     json_object_set_new(object, "queries", json_count(queries));
     json_object_set_new(object, "keys", json_count(keys));
     if (!arguments->summary) json_object_set_new(object, "keys_seen", json_number(seen));
+    if (arguments->eps > 0) {
+      pith_certificate certificate = certificate_of(sparse, arguments->eps);
+      json_object_set_new(object, "eps", json_number(arguments->eps));
+      json_object_set_new(object, "fraction_read", json_number(sparse->fraction_read));
+      json_object_set_new(object, "exact_queries", json_count(sparse->exact));
+      json_object_set_new(object, "mean_bound", json_number(sparse->mean_bound));
+      json_object_set_new(object, "certificate", json_certificate(&certificate));
+    }
     json_object_set_new(object, "seconds", json_number(seconds));
     json_print(object, session->out);
   } else if (!session->common->quiet) {
     fprintf(session->out, "%s: %zu answers over %zu keys a head, %.3f s\n", arguments->output, queries, keys, seconds);
     if (arguments->window || arguments->block_mask) fprintf(session->out, "a query sees %.1f keys in the mean\n", seen);
+    if (arguments->eps > 0) {
+      pith_certificate certificate = certificate_of(sparse, arguments->eps);
+      fprintf(session->out, "read %.2f %% of the values of keys seen; %zu of %zu queries answered exactly\n",
+              100 * sparse->fraction_read, sparse->exact, sparse->queries);
+      fprintf(session->out, "certificate: %s\n", text_certificate(&certificate).at);
+    }
   }
 }
 
@@ -186,6 +224,7 @@ static int run(cli_session *session) {
   cli_input queries = {0};
   cli_pattern pattern = {0};
   pith_attention_options options;
+  pith_sparse_report sparse = {0};
   double seen = 0;
   float *out = NULL;
   code = source_open(session, &source);
@@ -202,7 +241,7 @@ static int run(cli_session *session) {
     }
   answers.data = out = allocate_zero(count, sizeof *out);
   double started = seconds_now();
-  pith_status status = attend(session, &source, &queries.array, &options, out);
+  pith_status status = attend(session, &source, &queries.array, &options, out, &sparse);
   double seconds = seconds_now() - started;
   if (status >= 0 && !source.summary)
     status = pith_attention_seen(session->context, &queries.array, &source.keys.array, &options, &seen);
@@ -210,7 +249,13 @@ static int run(cli_session *session) {
   if (status < 0)
     code = session_fail(session, status);
   else
-    report(session, &answers, source.rows, seen, seconds);
+    report(session, &answers, source.rows, seen, seconds, &sparse);
+  if (!code && arguments->eps > 0 && !certificate_of(&sparse, arguments->eps).certified)
+    code =
+        session_error(session, EXIT_NOT_CERTIFIED,
+                      "answers are known to within %g, which is not below --eps %g and the spread of the values; all "
+                      "were written",
+                      sparse.bound, arguments->eps);
 done:
   free(out);
   pattern_close(&pattern);
@@ -227,6 +272,10 @@ const cli_command command_attend = {
         "Computes softmax attention. With --keys and --values the answers are exact (f32 arithmetic);\n"
         "with --summary they come from its few points, and 'pith inspect' says what is promised of\n"
         "them. Several query heads may share one key head, as in grouped-query attention.\n\n"
+        "With --eps each answer errs by E at most, rounding included: small copies of the keys say which\n"
+        "ones matter, those are read, and the rest counts at the means of its blocks; where that is not\n"
+        "enough the answer is exact. 'fraction_read' is the share of the keys seen whose values were\n"
+        "read, and the certificate is the largest bound of all answers.\n\n"
         "A key is seen when --causal, --window and --block-mask all let it through, or when it or the\n"
         "query stands at a --global position (only --causal binds those). Blocks of keys that a query\n"
         "does not see are not read.",
@@ -235,6 +284,8 @@ const cli_command command_attend = {
         "    pith attend --summary S.safetensors --queries NEW.npy -o ANSWERS.npy\n"
         "  Exactly, with a causal mask, to a pipe:\n"
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal -o - | consumer\n"
+        "  To a certified error, reading only what that needs:\n"
+        "    pith attend --keys K.npy --values V.npy --queries Q.npy --eps 0.05 -o A.npy --json\n"
         "  A window and four sinks:\n"
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal --window 512 --global 0-3 -o A.npy\n",
     .groups = groups,

@@ -119,6 +119,7 @@ typedef struct pith_sparse_account {
 typedef struct pith_sparse_report {
   double fraction_read;     /* mean over queries of read / seen */
   double bound, mean_bound; /* the largest, the mean */
+  double trivial;           /* not less than the distance of any two values: bounds above it say nothing */
   size_t queries, exact;    /* how many; how many of them were answered by exact attention */
 } pith_sparse_report;
 

@@ -152,10 +152,11 @@ static pith_sparse_report summarise(const pith_sparse_account *accounts, size_t 
   for (size_t i = 0; i < count; i++) {
     report.exact += accounts[i].exact != 0;
     report.bound = fmax(report.bound, accounts[i].bound);
-    report.mean_bound += accounts[i].bound / (double)count;
-    if (accounts[i].seen > 0)
-      report.fraction_read += (double)accounts[i].read / (double)accounts[i].seen / (double)count;
+    report.mean_bound += accounts[i].bound;
+    if (accounts[i].seen > 0) report.fraction_read += (double)accounts[i].read / (double)accounts[i].seen;
   }
+  report.mean_bound /= (double)pith_max_size(count, 1);
+  report.fraction_read /= (double)pith_max_size(count, 1);
   return report;
 }
 
@@ -215,6 +216,8 @@ pith_status pith_sparse_attend(pith_context *context, const pith_sparse_index *i
   if (status == PITH_OK) status = attend(context, index, &pattern, &source, queries, &chosen, out, all);
   if (status == PITH_OK) {
     pith_sparse_report found = summarise(all, count);
+    for (size_t i = 0; i < heads_of(index); i++)
+      found.trivial = fmax(found.trivial, 2 * (double)index->head[i].most_value);
     if (report) *report = found;
     if (found.bound > chosen.eps)
       status = pith_fail(context, PITH_NOT_CERTIFIED,
