@@ -33,6 +33,11 @@ static double share(const judged_piece *piece) { return (double)piece->bytes / (
 
 static bool is_exact(const judged_row *row) { return !strcmp(row->method.engine, "exact"); }
 
+/* Something of it was run, or cannot be. */
+static bool is_known(const judged_row *row) {
+  return row->pieces || row->recall.cases || row->reason || row->recall_reason;
+}
+
 static const char *budget_name(const judged_row *row) {
   return is_exact(row) ? "-" : row->method.budget == PITH_BUDGET_SPREAD ? "spread" : "even";
 }
@@ -88,7 +93,8 @@ void judgement_print(const lm_judgement *judgement, FILE *out) {
   static const char *const headings[] = {"<engine", "<budget", "<store",    "size", "bytes",      "KL mean", "KL p99",
                                          "top-1",   "error",   "predicted", "held", "compress s", "recall",  "<"};
   cli_table *table = table_create(headings, sizeof headings / sizeof *headings);
-  for (size_t i = 0; i < judgement->rows; i++) add_row(table, &judgement->row[i]);
+  for (size_t i = 0; i < judgement->rows; i++)
+    if (is_known(&judgement->row[i])) add_row(table, &judgement->row[i]);
   table_print(table, out);
   table_free(table);
   if (judgement->texts_done)
@@ -174,11 +180,8 @@ json_t *judgement_json(const lm_judgement *judgement) {
     json_object_set_new(text, "prefill_seconds", json_number(judgement->text[i].prefill_seconds));
     json_array_append_new(texts, text);
   }
-  for (size_t i = 0; i < judgement->rows; i++) {
-    const judged_row *row = &judgement->row[i];
-    if (row->pieces || row->recall.cases || row->reason || row->recall_reason)
-      json_array_append_new(rows, json_row(judgement, row));
-  }
+  for (size_t i = 0; i < judgement->rows; i++)
+    if (is_known(&judgement->row[i])) json_array_append_new(rows, json_row(judgement, &judgement->row[i]));
   json_object_set_new(object, "texts", texts);
   json_object_set_new(object, "rows", rows);
   json_object_set_new(object, "seconds", json_number(session_seconds(judgement->run.session)));
@@ -204,7 +207,9 @@ static bool is_best(const lm_marks *marks, const lm_mark *mark) {
   return true;
 }
 
-static void draw_lines(const lm_judgement *judgement, cli_plot *plot) {
+/* False: there is nothing to draw. */
+static bool draw_lines(const lm_judgement *judgement, cli_plot *plot) {
+  bool any = false;
   for (size_t i = 0; i < judgement->rows; i++) {
     const judged_row *row = &judgement->row[i];
     if (is_exact(row) && row->method.store == PITH_F16) continue; /* the full cache itself loses nothing */
@@ -215,14 +220,17 @@ static void draw_lines(const lm_judgement *judgement, cli_plot *plot) {
       plot_line(plot, title, false);
     }
     judged_piece piece = drawn(judgement, row);
-    if (row->pieces) plot_point(plot, share(&piece), piece.figures.kl_mean);
+    if (!row->pieces) continue;
+    plot_point(plot, share(&piece), piece.figures.kl_mean);
+    any = any || piece.figures.kl_mean > 0;
   }
-  if (!judgement->marks.count) return;
+  if (!any || !judgement->marks.count) return any;
   plot_marks_title(plot, "published methods");
   for (size_t i = 0; i < judgement->marks.count; i++) {
     const lm_mark *mark = &judgement->marks.list[i];
     plot_mark(plot, mark->ratio, mark->kl, is_best(&judgement->marks, mark) ? mark->method : NULL);
   }
+  return true;
 }
 
 static int write_heads(const lm_judgement *judgement, const char *path) {
@@ -275,10 +283,9 @@ int judgement_write(const lm_judgement *judgement, const char *folder, cli_plot 
   if (code || !plot) return code;
   snprintf(path, sizeof path, "%s/judge.txt", folder);
   code = write_report(judgement, path, false);
-  if (code || !judgement->row[judgement->heat_map].pieces) return code;
-  draw_lines(judgement, plot);
   snprintf(path, sizeof path, "%s/kl.svg", folder);
-  code = plot_write(judgement->run.session, plot, path);
+  if (!code && draw_lines(judgement, plot)) code = plot_write(judgement->run.session, plot, path);
   snprintf(path, sizeof path, "%s/heads.svg", folder);
-  return code ? code : write_heads(judgement, path);
+  if (!code && judgement->row[judgement->heat_map].pieces) code = write_heads(judgement, path);
+  return code;
 }

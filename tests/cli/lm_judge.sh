@@ -96,3 +96,4 @@ out, err = process.communicate()
 report = json.loads(out)
 print("exit", process.returncode, report["complete"], 1 <= len(report["rows"]) < 12, "interrupted at step" in err)
 END
+ls part
