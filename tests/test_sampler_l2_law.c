@@ -133,7 +133,7 @@ static void test_laws(void **state) {
   } sizes[] = {{1000, longer(3000, 100000), LAWS, PITH_DECODE_SCAN},
                {10000, longer(198, 100000), longer(2, LAWS), PITH_DECODE_BITS},
                {100000, longer(99, 20000), longer(1, LAWS), PITH_DECODE_DYADIC}};
-  pith_context *context = test_context(2);
+  pith_context *context = test_context(1);
   for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
     for (size_t l = 0; l < sizes[s].laws; l++) {
       const law *which = &laws[sizes[s].laws == 1 ? 2 : l];
@@ -156,7 +156,7 @@ static int ascending(const void *a, const void *b) {
 static void test_p_values(void **state) {
   (void)state;
   enum { SEEDS = 20 };
-  pith_context *context = test_context(2);
+  pith_context *context = test_context(1);
   instance in = make(&laws[2], 1000);
   double p[SEEDS], distance = 0;
   for (size_t s = 0; s < SEEDS; s++) p[s] = p_value(context, &in, usual(), 100 + s, longer(594, 100000));
@@ -172,7 +172,7 @@ static void test_p_values(void **state) {
 /* The draws of one sketch are independent: first and second heavy or not, a 2 x 2 table. */
 static void test_independence(void **state) {
   (void)state;
-  pith_context *context = test_context(2);
+  pith_context *context = test_context(1);
   instance in = make(&laws[2], 1000);
   size_t counts[8] = {0};
   double mass[8];
@@ -272,7 +272,7 @@ static void test_distinct(void **state) {
 
 static void test_strict(void **state) {
   (void)state;
-  pith_context *context = test_context(2);
+  pith_context *context = test_context(1);
   instance in = make(&laws[2], 1000);
   pith_l2_options options = usual();
   options.strict = 1;
@@ -291,7 +291,7 @@ static void test_strict(void **state) {
 
 static void test_controls(void **state) {
   (void)state;
-  pith_context *context = test_context(2);
+  pith_context *context = test_context(1);
   instance in = make(&laws[2], 1000);
   pith_l2_options few = usual();
   few.buckets = 16; /* collisions make points that are none */

@@ -5,12 +5,14 @@
 #include "kernels/kernels.h"
 #include "sampler/l2.h"
 
+enum { ENTRIES = 4096 }; /* that one sketch takes before the next one does: its cells are then in the cache */
+
 /* Entries of y or of columns of A, checked and ready to be added. */
 typedef struct update_block {
   size_t count;
-  uint64_t row[PITH_SKETCH_BLOCK];
-  uint32_t column[PITH_SKETCH_BLOCK]; /* of the cells: 0 where x is fixed */
-  double value[PITH_SKETCH_BLOCK];    /* delta, times x where that is fixed */
+  uint64_t row[ENTRIES];
+  uint32_t column[ENTRIES]; /* of the cells: 0 where x is fixed */
+  double value[ENTRIES];    /* delta, times x where that is fixed */
 } update_block;
 
 void pith_l2_points(const pith_l2 *sampler, const pith_l2_sketch *sketch, const uint64_t *row, size_t copy,
@@ -82,18 +84,20 @@ static void add_to_sketch(void *argument, size_t index, int thread) {
   const pith_l2 *sampler = job->sampler;
   const update_block *block = job->block;
   const pith_l2_sketch *sketch = &sampler->sketch[index];
-  const size_t count = block->count;
-  const uint32_t *column = sampler->columns > 1 ? block->column : NULL;
   uint64_t id[PITH_SKETCH_BLOCK], base[PITH_SKETCH_BLOCK];
   double gamma[PITH_SKETCH_BLOCK], scaled[PITH_SKETCH_BLOCK];
   pith_cell added[PITH_SKETCH_BLOCK];
-  memset(gamma, 0, count * sizeof *gamma);
-  for (size_t k = 0; k < sampler->options.copies; k++) {
-    pith_l2_points(sampler, sketch, block->row, k, id, base, gamma, count);
-    pith_kernels_active()->sketch->scale(block->value, gamma, 1 / sampler->options.unit, scaled, count);
-    pith_count_sketch_quantize(sketch->level[0].floating, scaled, added, count);
-    for (size_t l = 0; l < sampler->levels; l++) add_level(sketch, l, id, base, column, added, count);
-    if (sampler->bit_rows) add_bits(sampler, sketch, id, base, column, added, count);
+  for (size_t begin = 0; begin < block->count; begin += PITH_SKETCH_BLOCK) {
+    const size_t count = pith_min_size(PITH_SKETCH_BLOCK, block->count - begin);
+    const uint32_t *column = sampler->columns > 1 ? block->column + begin : NULL;
+    memset(gamma, 0, count * sizeof *gamma);
+    for (size_t k = 0; k < sampler->options.copies; k++) {
+      pith_l2_points(sampler, sketch, block->row + begin, k, id, base, gamma, count);
+      pith_kernels_active()->sketch->scale(block->value + begin, gamma, 1 / sampler->options.unit, scaled, count);
+      pith_count_sketch_quantize(sketch->level[0].floating, scaled, added, count);
+      for (size_t l = 0; l < sampler->levels; l++) add_level(sketch, l, id, base, column, added, count);
+      if (sampler->bit_rows) add_bits(sampler, sketch, id, base, column, added, count);
+    }
   }
 }
 
@@ -182,7 +186,8 @@ static pith_status add_block(pith_context *context, pith_l2 *sampler, const upda
     *done = block->count;
     return PITH_OK;
   }
-  update_block one = {.count = 1};
+  update_block one;
+  one.count = 1;
   for (; *done < block->count; ++*done) {
     one.row[0] = block->row[*done];
     one.column[0] = block->column[*done];
@@ -252,11 +257,12 @@ static pith_status move_x(pith_context *context, pith_l2 *sampler, const pith_up
 pith_status pith_l2_update(pith_context *context, pith_l2 *sampler, const pith_update *updates, size_t count,
                            size_t *done) {
   pith_status status = PITH_OK;
+  update_block block;
   size_t applied = 0;
   while (status == PITH_OK && applied < count) {
-    update_block block = {.count = 0};
     size_t next = applied;
-    while (next < count && block.count < PITH_SKETCH_BLOCK && updates[next].kind == PITH_UPDATE_A) {
+    block.count = 0;
+    while (next < count && block.count < ENTRIES && updates[next].kind == PITH_UPDATE_A) {
       status = take_entry(context, sampler, &updates[next], &block);
       if (status < 0) break;
       next++;
