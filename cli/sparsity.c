@@ -139,7 +139,8 @@ static void gaussian_tail_line(cli_plot *plot, const pith_head_profile *head) {
   char title[64];
   snprintf(title, sizeof title, "Gaussian, sigma %.2f", head->sigma);
   plot_line(plot, title, true);
-  for (double eps = 0.99; eps > 1e-4; eps *= 0.8) {
+  double eps = 0.99;
+  for (int step = 0; step < 42; step++, eps *= 0.8) { /* down to 1e-4 */
     const double entries = pith_gaussian_entries(head->keys, head->sigma, eps);
     if (entries >= 1) plot_point(plot, entries, eps);
   }
@@ -179,10 +180,8 @@ static void draw(cli_plot *plot, const pith_head_profile *profile, size_t layers
 static char *map_path(const char *path) {
   size_t length = strlen(path), stem = length;
   if (length > 4 && !strcmp(path + length - 4, ".svg")) stem -= 4;
-  char *out = allocate_zero(length + 9, 1);
-  memcpy(out, path, stem);
-  memcpy(out + stem, "-map", 4);
-  memcpy(out + stem + 4, path + stem, length - stem);
+  char *out = allocate_zero(length + 5, 1);
+  snprintf(out, length + 5, "%.*s-map%s", (int)stem, path, path + stem);
   return out;
 }
 
