@@ -128,11 +128,12 @@ static pith_status check_ranges(pith_context *context, const pith_l2_options *op
 }
 
 /* As many buckets as eps, distinct rows and the usual noise ask for. The noise of a row of the table is
- * |y| sqrt((ln n + H) / buckets), H about 1.5 for three copies; the median of five rows has half of it. */
+ * |y| sqrt((ln n + H) / buckets), H about 1.5 for three copies; the median of five rows has half of it, and a point
+ * that is drawn is about |y|. */
 static pith_status choose_buckets(pith_context *context, pith_l2_options *options) {
   if (options->buckets) return PITH_OK;
   double wanted = fmax(USUAL_BUCKETS, (double)options->distinct * DISTINCT_BUCKETS);
-  if (options->eps > 0) wanted = fmax(wanted, (log((double)options->rows) + 1.5) / (options->eps * options->eps));
+  if (options->eps > 0) wanted = fmax(wanted, (log((double)options->rows) + 1.5) / (4 * options->eps * options->eps));
   if (wanted > MOST_BUCKETS)
     return pith_fail(context, PITH_E_ARGUMENT, "eps %g asks for %.3g buckets; there can be 2^24: take a larger eps",
                      options->eps, wanted);

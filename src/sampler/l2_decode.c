@@ -142,7 +142,7 @@ static void read_bits(best_points *best, const pith_l2_sketch *sketch, const dou
 
 /* ---- Levels: of the groups of each level the heaviest are opened. ---- */
 
-static size_t beam_of(const best_points *best) { return 16 + 4 * best->room; }
+static size_t beam_of(const best_points *best) { return 48 + 4 * best->room; }
 
 typedef struct group_search {
   const pith_l2 *sampler;
