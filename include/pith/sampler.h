@@ -72,7 +72,7 @@ typedef struct pith_l2_options {
   size_t depth;   /* R, odd, 1 .. 15: rows of a CountSketch; default 5 */
   size_t buckets; /* W, a power of two, 16 .. 2^24; 0: 1024, or more where eps or distinct ask for it */
   double eps;     /* relative error of the estimated value of a drawn row, for two draws of three or more;
-                     0: not asked for (about 0.1) */
+                     0: not asked for (about 0.06) */
   size_t memory;  /* bytes allowed; default 1 GiB */
   uint64_t seed;  /* default 1 */
 } pith_l2_options;
@@ -142,7 +142,7 @@ PITH_API const char *pith_decode_name(pith_decode decode); /* "bits", ... */
 
 typedef enum pith_tensor_method {
   PITH_TENSOR_AUTO = 0,  /* exact where that fits into the memory allowed, else sketch */
-  PITH_TENSOR_EXACT = 1, /* two Gram trees: the exact law, 3 (rows1 + rows2) dim words, updates in O(dim log rows) */
+  PITH_TENSOR_EXACT = 1, /* two Gram trees: the exact law, 2 (rows1 + rows2) dim words, updates in O(dim log rows) */
   PITH_TENSOR_PAIRS = 2, /* the paper's: a sketch over pairs. A2 and X come before A1 and are then fixed; rows2 dim
                             words and sketches, O(rows2) per update of A1 */
   PITH_TENSOR_SKETCH = 3 /* sketches of the rows of A1 and of A2: words do not grow with the rows. The law is off by

@@ -9,7 +9,8 @@
 
 #include "sampler/attention.h"
 
-enum { PATIENCE = 64 /* proposals for one draw before a query is scanned */ };
+/* A query is scanned after so many proposals when fewer than one in PATIENCE was accepted. */
+enum { FEWEST = 1024, PATIENCE = 64 };
 
 typedef struct tally { /* of a query */
   size_t proposals, accepted, scanned;
@@ -107,7 +108,7 @@ static size_t walk(const draw_job *job, size_t query, double *packed) {
   double ratios = 0;
   pith_draw *draws = job->draws + query * job->count;
   size_t done = 0;
-  for (uint64_t number = 0; done < job->count && number < PATIENCE * (job->count + 1); number++) {
+  for (uint64_t number = 0; done < job->count && (number < FEWEST || done * PATIENCE >= number); number++) {
     size_t row = pith_gram_draw(sampler->tree, &form, &proposing, place(sampler, number));
     if (row == SIZE_MAX) break;
     own->proposals++;

@@ -6,7 +6,7 @@
  *     x known:  mass = x^T G x        a row is drawn with probability <a_i, x>^2 / |A x|^2
  *     M known:  mass = tr(G M)        a row is drawn with probability a_i^T M a_i / tr(A^T A M)
  *
- * About 3 n d words. An entry update takes O(d log(n/d)), a draw O(d^2 log(n/d)) and the scan of one leaf: O(d^2)
+ * About 2 n d words. An entry update takes O(d log(n/d)), a draw O(d^2 log(n/d)) and the scan of one leaf: O(d^2)
  * for x, O(d^3) for M.
  *
  * Rounding: the law is exact up to the rounding of the Grams. A leaf that has taken d^2 updates, or whose mass has
