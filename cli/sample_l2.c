@@ -124,38 +124,73 @@ static void put_draw(l2_run *run, const pith_draw *draw, bool weighted) {
   }
 }
 
-static pith_status take(l2_run *run, size_t count, bool distinct) {
+enum { AT_ONCE = 840 * 64 }; /* draws: whole sketches of 1 to 8 */
+
+static pith_status take_some(l2_run *run, size_t count, bool distinct, pith_draw *draws) {
   double started = seconds_now();
   size_t drawn = 0;
-  pith_draw *draws = allocate_zero(count, sizeof *draws);
   pith_status status = distinct ? pith_l2_draw_distinct(run->session->context, run->sampler, count, draws, &drawn)
                                 : pith_l2_draw(run->session->context, run->sampler, count, draws, &drawn);
   run->draw_seconds += seconds_now() - started;
   for (size_t i = 0; i < drawn && status >= 0; i++) put_draw(run, &draws[i], distinct);
   run->wanted += count;
   run->taken += drawn;
+  return status;
+}
+
+static pith_status take(l2_run *run, size_t count, bool distinct) {
+  pith_draw *draws = allocate_zero(count < AT_ONCE ? count : AT_ONCE, sizeof *draws);
+  pith_status status = PITH_OK;
+  for (size_t left = count; left > 0 && status >= 0 && !interrupted();) {
+    size_t some = left < AT_ONCE ? left : AT_ONCE;
+    status = take_some(run, some, distinct, draws);
+    left -= some;
+  }
   free(draws);
   return status;
+}
+
+/* Draws that one sketch serves; all of them at one moment, since a sketch that was drawn from is spent. */
+static size_t draws_of_sketch(const l2_run *run) { return run->info.strict ? 1 : run->info.copies; }
+
+static size_t fresh_draws(const l2_run *run) {
+  pith_l2_info now = pith_l2_describe(run->sampler);
+  return now.method == PITH_METHOD_EXACT ? SIZE_MAX : (now.sketches - now.spent) * draws_of_sketch(run);
+}
+
+/* The --draws that would have left fresh sketches for `count` more. */
+static size_t draws_to_ask_for(const l2_run *run, size_t count) {
+  size_t each = draws_of_sketch(run);
+  return (pith_l2_describe(run->sampler).spent + count / each + (count % each != 0)) * each;
 }
 
 /* A line `draw T`. */
 static int draw_here(l2_run *run) {
   const sample_stream *stream = run->stream;
-  size_t left = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
-  if (stream->wanted > left)
+  size_t fresh = fresh_draws(run);
+  if (stream->wanted > fresh)
     return session_error(run->session, EXIT_INPUT,
-                         "%s: %s %zu: %zu draws, %zu of --draws %zu are left; give --draws %zu", stream->name,
-                         stream->records ? "record" : "line", stream->number, stream->wanted, left,
-                         run->arguments->draws, run->wanted + stream->wanted);
+                         "%s: %s %zu: %zu draws, but the sketches left serve %zu; begin with --draws %zu or more",
+                         stream->name, stream->records ? "record" : "line", stream->number, stream->wanted, fresh,
+                         draws_to_ask_for(run, stream->wanted));
   return take(run, stream->wanted, false) < 0 ? sample_stream_refused(run->session, stream, 0) : EXIT_DONE;
 }
 
 static int draw_at_end(l2_run *run) {
   if (run->arguments->save) return EXIT_DONE;
-  size_t count = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
-  pith_status status = run->arguments->distinct ? take(run, run->arguments->distinct, true) : take(run, count, false);
+  if (run->arguments->distinct) {
+    pith_status status = take(run, run->arguments->distinct, true);
+    return status < 0 ? session_fail(run->session, status) : EXIT_DONE;
+  }
+  size_t rest = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
+  size_t fresh = fresh_draws(run), count = rest < fresh ? rest : fresh;
+  if (count < rest)
+    session_warn(run->session,
+                 "%zu draws instead of %zu: a sketch serves %zu draws of one moment; begin with --draws %zu", count,
+                 rest, draws_of_sketch(run), draws_to_ask_for(run, rest));
+  pith_status status = take(run, count, false);
   if (status < 0) return session_fail(run->session, status);
-  if (run->taken < run->wanted && !run->arguments->distinct)
+  if (run->taken < run->wanted)
     session_warn(run->session, "%zu of %zu draws failed: %s", run->wanted - run->taken, run->wanted,
                  run->info.strict ? "entries could not be told apart" : "A x is zero, or the sketch too small");
   return EXIT_DONE;

@@ -1,0 +1,39 @@
+/* fuzz_sketch.c - any bytes as a sketch file, with the checksum put right, so that what lies behind it is reached. What
+ * can be loaded can be updated, drawn from, merged and saved. */
+#include "fuzz.h"
+#include "sampler/l2.h"
+
+static void use(pith_context *context, pith_l2 *sampler) {
+  const pith_update update = {PITH_UPDATE_A, 0, sampler->options.rows - 1, 1.5};
+  (void)!pith_l2_update(context, sampler, &update, 1, NULL); /* may overflow */
+  pith_draw draw;
+  size_t drawn = 0;
+  double norm = 0;
+  if (sampler->options.decode != PITH_DECODE_SCAN || sampler->options.rows < 10000)
+    (void)!pith_l2_draw(context, sampler, 1, &draw, &drawn); /* all may be spent */
+  FUZZ_REQUIRE(drawn == 0 || draw.row < sampler->options.rows);
+  FUZZ_REQUIRE(pith_l2_norm(context, sampler, &norm) == PITH_OK);
+  FUZZ_REQUIRE(pith_l2_save(context, sampler, "/dev/null") == PITH_OK);
+  (void)!pith_l2_merge(context, sampler, sampler);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  unsigned char *sealed = malloc(size ? size : 1);
+  if (!sealed) return 0;
+  if (size > 0) memcpy(sealed, data, size);
+  pith_context *context = NULL;
+  pith_file *file = fuzz_lend(&context, sealed, size);
+  uint64_t checksum = 0;
+  size_t at = 0;
+  if (pith_sketch_checksum(context, file, &checksum, &at) == PITH_OK) memcpy(sealed + at, &checksum, sizeof checksum);
+  pith_l2 *sampler = NULL;
+  if (pith_l2_parse(context, file, &sampler) == PITH_OK)
+    use(context, sampler);
+  else
+    FUZZ_REQUIRE(*pith_context_message(context));
+  pith_l2_free(sampler);
+  pith_file_close(file);
+  pith_context_free(context);
+  free(sealed);
+  return 0;
+}
