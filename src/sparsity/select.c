@@ -29,7 +29,8 @@ enum {
   GATHERED = 128, /* keys brought together for the kernel */
   LEAST_ROWS = 512,
   ROUNDS = 6,
-  TRIES = 4
+  TRIES = 5, /* passes, where time does not matter; where it does, two */
+  TIMELY = 2
 };
 
 static const double ALPHA = 2, EXPONENT = 0.6; /* of the first guess, alpha n^C */
@@ -383,6 +384,7 @@ static void choose_look(const choice *c, size_t open, look *l) {
   size_t first = (size_t)(ALPHA * pow((double)c->visible, EXPONENT) / BLOCK) + 1;
   first = pith_min_size(first, PROBED / 2);
   l->count = 0;
+  l->times[0] = 1;
   for (size_t p = 0; p < c->blocks; p++) { /* the best scores, by insertion */
     if (!s->open[p] || (l->count == first && s->score[p] <= s->score[l->blocks[first - 1]])) continue;
     size_t at = l->count < first ? l->count++ : first - 1;
@@ -407,7 +409,7 @@ static void choose_look(const choice *c, size_t open, look *l) {
 }
 
 /* How far below it the answers' errors are meant to stay, so that the pass need not be done again. */
-static const double MARGIN = 0.8;
+static const double MARGIN = 0.72, SURE = 0.95; /* SURE: all open blocks were looked at */
 
 /* A step of the secant method on ln error over the threshold, kept inside of what is known to be too low or too high.
  */
@@ -425,7 +427,7 @@ static double search_next(search *s, double at, double log_ratio) {
     s->least = fmax(s->least, at);
   else
     s->most = fmin(s->most, at);
-  double next = at - fmax(-6, fmin(6, (log_ratio + 0.05) / s->slope));
+  double next = at - fmax(-6, fmin(6, (log_ratio + 0.03) / s->slope));
   return next > s->least && next < s->most ? next : isfinite(s->least) ? (s->least + s->most) / 2 : s->most - 2;
 }
 
@@ -462,10 +464,11 @@ static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
     c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, sum, square);
     for (size_t q = 0; q < c->group; q++) mass[q] += l->times[i] * (double)sum[q];
   }
+  const double margin = l->times[l->count ? l->count - 1 : 0] > 1 ? MARGIN : SURE;
   double target[GROUP]; /* what rounding takes is not to be had */
   for (size_t q = 0; q < c->group; q++) {
     double rounding = logit_rounding(c->job, c->norm[q]) + chain(c->visible / 8, c->width);
-    target[q] = fmax(MARGIN * (c->job->eps - rounding * (double)c->head->most_value), c->job->eps * 1e-3);
+    target[q] = fmax(margin * (c->job->eps - rounding * (double)c->head->most_value), c->job->eps * 1e-3);
     c->threshold[q] -= 4;
   }
   for (int round = 0; round <= ROUNDS; round++) {
@@ -482,7 +485,7 @@ static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
     for (size_t q = 0; q < c->group && round < ROUNDS; q++) {
       double at = (double)c->threshold[q], z = mass[q] * exp((double)top[q] - at);
       double log_ratio = log(tail_error(c, &tail, q, offset) / (target[q] * z));
-      if (log_ratio <= 0 && (log_ratio > -0.15 || at > (double)top[q] - 0.1)) continue;
+      if (log_ratio <= 0 && (log_ratio > -0.08 || at > (double)top[q] - 0.1)) continue;
       close = false;
       double next = search_next(&found[q], at, log_ratio);
       if (round + 1 == ROUNDS) next = isfinite(found[q].least) ? found[q].least : found[q].most - 2;
@@ -658,7 +661,7 @@ static bool pays(const choice *c, size_t open, double reads) {
 
 /* Lowers a threshold that left an error `over` times too large. */
 static bool lower(choice *c, size_t q, double over, double mass[GROUP]) {
-  double step = fmin(6, fmax(0.15, 1.2 * log(over / MARGIN)));
+  double step = fmin(6, fmax(0.15, 1.5 * log(over / 0.9)));
   c->threshold[q] -= (float)step;
   mass[q] *= exp(step);
   return false;
@@ -688,12 +691,13 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
   double mass[GROUP], reads = find_thresholds(&c, &l, mass);
   if (!job->always && !pays(&c, open, reads)) return false;
 
-  for (int attempt = 0; attempt < TRIES; attempt++) {
+  const int tries = job->always ? TRIES : TIMELY;
+  for (int attempt = 0; attempt < tries; attempt++) {
     tail_sums tail;
     float largest[GROUP], sum[GROUP];
     pass(&c, &tail);
     bool good = true;
-    for (size_t q = 0; q < group && attempt + 1 < TRIES; q++) { /* not worth reading for? */
+    for (size_t q = 0; q < group && attempt + 1 < tries; q++) { /* not worth reading for? */
       double over = tail_error(&c, &tail, q, 0) / (mass[q] * job->eps);
       if (over > 1) good = lower(&c, q, over, mass);
     }

@@ -1,0 +1,397 @@
+/* sparse.c - certified sparse attention: what it reads and errs on real heads, and what it costs on long caches.
+ *
+ * bench_sparse DATA [RELATIVE [NAME]]
+ *                           shares of keys that a relative error (default .01) needs, beside other ways to choose keys;
+ *                           arrays DATA/NAME_q.npy, _k, _v: (layers, heads, n, d), default those of the shipped data
+ * bench_sparse --speed [N]  time against exact attention of the same rows in turn, N keys (default 131072), one thread,
+ *                           eight queries of one key head */
+#include "sparsity/sparse.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "bench.h"
+#include "summary/store.h"
+
+static double now(void) { return seconds(CLOCK_THREAD_CPUTIME_ID); }
+
+static void *take(size_t count, size_t size) {
+  void *out = aligned_alloc(64, (count * size + 64) / 64 * 64);
+  if (!out) exit(1);
+  memset(out, 0, count * size);
+  return out;
+}
+
+/* ---- Speed ---- */
+
+/* How the keys of a long cache lie: in topics that a query asks one of, in one Gaussian cloud with sharp queries
+ * (heavy tails, no neighbourhoods), or with queries so short that all keys count. */
+typedef enum shape { TOPICS, SHARP, FLAT, SHAPES } shape;
+static const char *const shape_names[SHAPES] = {"topics", "sharp", "flat"};
+
+enum { GROUP = 8, TOPIC = 512, PASSES = 9 };
+
+static void make_keys(shape kind, size_t n, size_t d, float *keys, float *queries) {
+  pith_stream stream = pith_stream_make(7, PITH_STREAM_TEST, (uint32_t)kind), centres = stream;
+  centres.object += 100;
+  for (size_t i = 0; i < n; i++)
+    for (size_t j = 0; j < d; j++) {
+      float x = (float)pith_random_gaussian(&stream, i * d + j);
+      if (kind == TOPICS) x = 0.4F * x + (float)pith_random_gaussian(&centres, i / TOPIC * d + j);
+      keys[i * d + j] = x;
+    }
+  /* Logits deviate by `sigma`. */
+  const double sigma = kind == FLAT ? 0.5 : kind == SHARP ? 4 : 6;
+  for (size_t q = 0; q < GROUP; q++)
+    for (size_t j = 0; j < d; j++) {
+      double own = pith_random_gaussian(&stream, (n + q) * d + j) / sqrt((double)d);
+      double common = pith_random_gaussian(&stream, (n + GROUP) * d + j) / sqrt((double)d);
+      queries[q * d + j] = (float)(sigma * (0.5 * own + sqrt(0.75) * common));
+    }
+}
+
+static int by_value(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void speed_of(pith_context *context, pith_dtype dtype, shape kind, size_t n, size_t d) {
+  float *random = take(n * d, sizeof *random), *queries = take(GROUP * d, sizeof *queries);
+  float *exact = take(GROUP * d, sizeof *exact), *sparse = take(GROUP * d, sizeof *sparse);
+  size_t row = pith_store_row_bytes(dtype, d), scales = pith_store_scales(dtype, d);
+  char *keys = take(n, row), *values = take(n, row);
+  uint16_t *key_scales = take(n * scales + 1, sizeof *key_scales),
+           *value_scales = take(n * scales + 1, sizeof *key_scales);
+  make_keys(kind, n, d, random, queries);
+  check(pith_store_write(context, "keys", dtype, random, n, d, keys, key_scales), context, "keys");
+  pith_stream stream = pith_stream_make(8, PITH_STREAM_TEST, 0);
+  for (size_t i = 0; i < n * d; i++)
+    random[i] =
+        (float)(pith_random_gaussian(&stream, i) + pith_random_gaussian(&stream, n * d + i / (d * 64) * d + i % d));
+  check(pith_store_write(context, "values", dtype, random, n, d, values, value_scales), context, "values");
+  free(random);
+  pith_rows rows = {.keys = keys,
+                    .values = values,
+                    .key_stride = (ptrdiff_t)row,
+                    .value_stride = (ptrdiff_t)row,
+                    .dtype = dtype,
+                    .count = n,
+                    .d = d,
+                    .dv = d,
+                    .key_scales = scales ? key_scales : NULL,
+                    .value_scales = scales ? value_scales : NULL};
+  pith_sparse_head head = {.memory = pith_memory_share(context)};
+  double start = now();
+  check(pith_sparse_head_append(context, &head, &rows, 0), context, "index");
+  double built = now() - start;
+  check(pith_attend_rows(context, &rows, queries, GROUP, exact), context, "exact");
+  double length = 0;
+  for (size_t q = 0; q < GROUP; q++) {
+    double square = 0;
+    for (size_t j = 0; j < d; j++) square += (double)exact[q * d + j] * (double)exact[q * d + j];
+    length += sqrt(square) / GROUP;
+  }
+  pith_sparse_account account[GROUP];
+  pith_sparse_job job = {.rows = rows,
+                         .head = &head,
+                         .heads = GROUP,
+                         .queries = 1,
+                         .query = queries,
+                         .eps = 0.01 * length,
+                         .out = sparse,
+                         .account = account};
+  double exact_times[PASSES], sparse_times[PASSES];
+  for (size_t pass = 0; pass < PASSES; pass++) {
+    start = now();
+    check(pith_attend_rows(context, &rows, queries, GROUP, exact), context, "exact");
+    exact_times[pass] = now() - start;
+    start = now();
+    check(pith_sparse_jobs(context, &job, 1), context, "sparse");
+    sparse_times[pass] = now() - start;
+  }
+  qsort(exact_times, PASSES, sizeof(double), by_value);
+  qsort(sparse_times, PASSES, sizeof(double), by_value);
+  pith_error error = pith_error_measure(exact, sparse, GROUP, d);
+  printf("%-5s %4zu %-7s | %8.2f %8.2f %6.2f | %8.2f %8.2f %6.2f | %6.3f %5s %9.5f | %8.1f %6.1f\n",
+         pith_dtype_name(dtype), d, shape_names[kind], 1e3 * exact_times[PASSES / 2], 1e3 * sparse_times[PASSES / 2],
+         exact_times[PASSES / 2] / sparse_times[PASSES / 2], 1e3 * exact_times[0], 1e3 * sparse_times[0],
+         exact_times[0] / sparse_times[0], (double)account[0].read / (double)n, account[0].exact ? "exact" : "tail",
+         error.relative, 1e9 * built / (double)n, (double)pith_sparse_head_bytes(&head) / (double)n);
+  fflush(stdout);
+  pith_sparse_head_free(&head);
+  pith_memory_unshare(head.memory);
+  free(keys);
+  free(values);
+  free(key_scales);
+  free(value_scales);
+  free(queries);
+  free(exact);
+  free(sparse);
+}
+
+static void speed(pith_context *context, size_t n) {
+  printf("decode, n = %zu, 8 queries of one key head, one thread, eps = 1 %% of the mean answer, %s\n", n,
+         pith_isa_name());
+  printf("%-5s %4s %-7s | %17s %6s | %17s %6s | %6s %5s %9s | %8s %6s\n", "store", "d", "keys", "median ms, sparse",
+         "ratio", "best ms, sparse", "ratio", "read", "kind", "rel.error", "build ns", "bytes");
+  const pith_dtype stores[] = {PITH_F32, PITH_F16, PITH_Q8};
+  for (size_t t = 0; t < sizeof stores / sizeof *stores; t++)
+    for (size_t d = 64; d <= 128; d *= 2)
+      for (shape kind = 0; kind < SHAPES; kind++) speed_of(context, stores[t], kind, n, d);
+}
+
+/* ---- Real heads ---- */
+
+enum { ASKED = 24, MOST_N = 8192 }; /* queries of each query head, among the last quarter of the positions */
+
+typedef struct real {
+  const char *name, *title;
+} real;
+
+/* What methods read (share of keys) and err (relative to the mean exact answer). */
+typedef struct row_sums {
+  double read[8], error[8], bound;
+  size_t sparse;
+} row_sums;
+
+static int by_weight(const void *a, const void *b) {
+  const double *x = a, *y = b;
+  return (x[0] < y[0]) - (x[0] > y[0]);
+}
+
+static double distance(const double *a, const double *b, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sqrt(sum);
+}
+
+/* Attn over the first `count` of the keys in `order`, in double. */
+static void attend_first(const double (*order)[2], size_t count, const float *values, size_t dv, double *out) {
+  double mass = 0;
+  memset(out, 0, dv * sizeof *out);
+  for (size_t i = 0; i < count; i++) {
+    size_t row = (size_t)order[i][1];
+    mass += order[i][0];
+    for (size_t j = 0; j < dv; j++) out[j] += order[i][0] * (double)values[row * dv + j];
+  }
+  for (size_t j = 0; j < dv; j++) out[j] /= mass > 0 ? mass : 1;
+}
+
+/* Fewest keys (in steps of 1/64 of n) whose attention errs by at most eps. */
+static size_t fewest(const double (*order)[2], size_t n, size_t step, const float *values, size_t dv,
+                     const double *exact, double eps, double *error) {
+  double out[512];
+  for (size_t k = step; k < n; k += step) {
+    attend_first(order, k, values, dv, out);
+    *error = distance(out, exact, dv);
+    if (*error <= eps) return k;
+  }
+  *error = 0;
+  return n;
+}
+
+/* One query, other methods than ours: how many keys until the true error is below eps. */
+static void others(const float *query, const float *keys, const float *values, size_t n, size_t d, size_t dv,
+                   const double *exact, double eps, uint64_t seed, row_sums *sums) {
+  static double order[MOST_N][2], page[MOST_N][2];
+  const size_t step = pith_max_size(1, n / 64), pages = n / 16;
+  double top = -INFINITY, error = 0;
+  for (size_t i = 0; i < n; i++) {
+    double logit = 0;
+    for (size_t j = 0; j < d; j++) logit += (double)query[j] * (double)keys[i * d + j];
+    order[i][0] = logit;
+    order[i][1] = (double)i;
+    top = fmax(top, logit);
+  }
+  for (size_t i = 0; i < n; i++) order[i][0] = exp(order[i][0] - top);
+  /* 1: uniform sampling, every key at its weight */
+  static double drawn[MOST_N][2];
+  static size_t permutation[MOST_N];
+  pith_stream stream = pith_stream_make(seed, PITH_STREAM_TEST, 1);
+  pith_random_permutation(&stream, permutation, n);
+  for (size_t i = 0; i < n; i++) memcpy(drawn[i], order[permutation[i]], sizeof drawn[i]);
+  sums->read[1] += (double)fewest((const double(*)[2])drawn, n, step, values, dv, exact, eps, &error) / (double)n;
+  sums->error[1] += error;
+  /* 2: Quest: pages of 16 keys by the bound of their boxes */
+  for (size_t p = 0; p < pages; p++) {
+    double bound = 0;
+    for (size_t j = 0; j < d; j++) {
+      float low = keys[p * 16 * d + j], high = low;
+      for (size_t i = 1; i < 16; i++) {
+        low = fminf(low, keys[(p * 16 + i) * d + j]);
+        high = fmaxf(high, keys[(p * 16 + i) * d + j]);
+      }
+      bound += fmax((double)query[j] * (double)low, (double)query[j] * (double)high);
+    }
+    page[p][0] = bound;
+    page[p][1] = (double)p;
+  }
+  qsort(page, pages, sizeof *page, by_weight);
+  for (size_t i = 0; i < pages * 16; i++)
+    memcpy(drawn[i], order[(size_t)page[i / 16][1] * 16 + i % 16], sizeof drawn[i]);
+  sums->read[2] +=
+      (double)fewest((const double(*)[2])drawn, pages * 16, step, values, dv, exact, eps, &error) / (double)n;
+  sums->error[2] += error;
+  /* 0: the largest weights, as an oracle picks them; 3: as many as a bound by the diameter of the values needs */
+  qsort(order, n, sizeof *order, by_weight);
+  sums->read[0] += (double)fewest((const double(*)[2])order, n, step, values, dv, exact, eps, &error) / (double)n;
+  sums->error[0] += error;
+  double mass = 0, far = 0, tail = 0, mean[512] = {0};
+  for (size_t i = 0; i < n; i++) {
+    mass += order[i][0];
+    for (size_t j = 0; j < dv; j++) mean[j] += (double)values[i * dv + j] / (double)n;
+  }
+  for (size_t i = 0; i < n; i++) {
+    double square = 0;
+    for (size_t j = 0; j < dv; j++) square += pow((double)values[i * dv + j] - mean[j], 2);
+    far = fmax(far, sqrt(square));
+  }
+  size_t k = n;
+  for (double reach = far + distance(exact, mean, dv); k > 0 && (tail + order[k - 1][0]) / mass * reach <= eps; k--)
+    tail += order[k - 1][0];
+  sums->read[3] += (double)k / (double)n;
+}
+
+static double norm_of(const double *x, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += x[i] * x[i];
+  return sqrt(sum);
+}
+
+static void real_heads(pith_context *context, const char *folder, const real *which, double relative, int fast) {
+  char path[3][4096];
+  pith_file *file[3];
+  pith_array array[3];
+  const char *const letters[3] = {"q", "k", "v"};
+  for (int i = 0; i < 3; i++) {
+    snprintf(path[i], sizeof path[i], "%s/%s_%s.npy", folder, which->name, letters[i]);
+    if (pith_npy_open(context, path[i], &file[i], &array[i]) < 0) {
+      printf("%s: %s\n", which->title, pith_context_message(context));
+      return;
+    }
+  }
+  const size_t n = array[1].shape[2], d = array[1].shape[3], dv = array[2].shape[3];
+  const size_t layers = array[1].shape[0], heads = array[1].shape[1], group = array[0].shape[1] / heads;
+  printf(
+      "\n%s: n = %zu, %zu queries a head, relative error %g %%. Shares of the keys read to a true error of that size:\n"
+      "oracle: largest weights; uniform: sampled; quest: pages of 16 by their boxes. To a promise: dropped: the "
+      "oracle\n"
+      "with tail mass times diameter; pith: each query for itself, all query heads of a kv head together, clustered.\n",
+      which->title, n, (size_t)ASKED, 100 * relative);
+  printf("%-5s %7s %8s %6s | %8s | %6s %6s %9s | %9s %9s\n", "head", "oracle", "uniform", "quest", "dropped", "pith",
+         "shared", "clustered", "rel.error", "bound");
+  row_sums all = {0};
+  size_t third = 0;
+  for (size_t h = 0; h < layers * heads; h++) {
+    float *keys = take(n * d, sizeof *keys), *values = take(n * dv, sizeof *values);
+    float *query = take(group * ASKED * d, sizeof *query), *out = take(group * ASKED * dv, sizeof *out);
+    float *rowq = take(n * d, sizeof *rowq);
+    pith_array key = pith_array_head(&array[1], h / heads, h % heads),
+               value = pith_array_head(&array[2], h / heads, h % heads);
+    check(pith_array_to_f32(context, &key, "keys", 1, keys), context, "keys");
+    check(pith_array_to_f32(context, &value, "values", 1, values), context, "values");
+    for (size_t g = 0; g < group; g++) {
+      pith_array q = pith_array_head(&array[0], h / heads, h % heads * group + g);
+      check(pith_array_to_f32(context, &q, "queries", 1 / sqrt((double)d), rowq), context, "queries");
+      for (size_t i = 0; i < ASKED; i++)
+        memcpy(query + (g * ASKED + i) * d, rowq + (n - 1 - i * (n / 4 / ASKED)) * d, d * sizeof *query);
+    }
+    double *exact = take(group * ASKED * dv, sizeof *exact), length = 0;
+    for (size_t q = 0; q < group * ASKED; q++) {
+      double top = -INFINITY, mass = 0;
+      double *logit = take(n, sizeof *logit), *o = exact + q * dv;
+      for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < d; j++) logit[i] += (double)query[q * d + j] * (double)keys[i * d + j];
+        top = fmax(top, logit[i]);
+      }
+      for (size_t i = 0; i < n; i++) {
+        double w = exp(logit[i] - top);
+        mass += w;
+        for (size_t j = 0; j < dv; j++) o[j] += w * (double)values[i * dv + j];
+      }
+      for (size_t j = 0; j < dv; j++) o[j] /= mass;
+      length += norm_of(o, dv) / (double)(group * ASKED);
+      free(logit);
+    }
+    const double eps = relative * length;
+    row_sums sums = {0};
+    for (size_t q = 0; q < group * ASKED && !fast; q += 4)
+      others(query + q * d, keys, values, n, d, dv, exact + q * dv, eps, h * 1000 + q, &sums);
+    for (int i = 0; i < 4; i++) sums.read[i] *= 4.0 / (double)(group * ASKED);
+    pith_rows rows = {.keys = keys,
+                      .values = values,
+                      .key_stride = (ptrdiff_t)(d * sizeof *keys),
+                      .value_stride = (ptrdiff_t)(dv * sizeof *values),
+                      .dtype = PITH_F32,
+                      .count = n,
+                      .d = d,
+                      .dv = dv};
+    pith_sparse_account *account = take(group * ASKED, sizeof *account);
+    for (int way = 0; way < 3; way++) {
+      pith_sparse_head head = {.memory = pith_memory_share(context)};
+      check(way == 2 ? pith_sparse_head_cluster(context, &head, &rows)
+                     : pith_sparse_head_append(context, &head, &rows, 0),
+            context, "index");
+      pith_sparse_job job = {.rows = rows,
+                             .head = &head,
+                             .heads = group,
+                             .queries = ASKED,
+                             .query = query,
+                             .eps = eps,
+                             .each = way != 1,
+                             .always = true,
+                             .out = out,
+                             .account = account};
+      check(pith_sparse_jobs(context, &job, 1), context, "sparse");
+      for (size_t q = 0; q < group * ASKED; q++) {
+        double error = 0;
+        for (size_t j = 0; j < dv; j++) error += pow((double)out[q * dv + j] - exact[q * dv + j], 2);
+        if (sqrt(error) > account[q].bound) printf("BOUND BROKEN: %g > %g\n", sqrt(error), account[q].bound);
+        sums.read[4 + way] += (double)account[q].read / (double)n / (double)(group * ASKED);
+        if (way == 0) {
+          sums.error[4] += sqrt(error) / length / (double)(group * ASKED);
+          sums.bound = fmax(sums.bound, account[q].bound / length);
+        }
+      }
+      pith_sparse_head_free(&head);
+      pith_memory_unshare(head.memory);
+    }
+    printf("%zu.%zu   %7.3f %8.3f %6.3f | %8.3f | %6.3f %6.3f %9.3f | %9.5f %9.5f%s\n", h / heads, h % heads,
+           sums.read[0], sums.read[1], sums.read[2], sums.read[3], sums.read[4], sums.read[5], sums.read[6],
+           sums.error[4], sums.bound, sums.read[4] > 2.0 / 3 ? "  incompressible" : "");
+    fflush(stdout);
+    for (int i = 0; i < 7; i++) all.read[i] += sums.read[i] / (double)(layers * heads);
+    third += sums.read[4] <= 1.0 / 3;
+    free(account);
+    free(exact);
+    free(rowq);
+    free(out);
+    free(query);
+    free(values);
+    free(keys);
+  }
+  printf("mean  %7.3f %8.3f %6.3f | %8.3f | %6.3f %6.3f %9.3f | %zu of %zu heads read at most a third\n", all.read[0],
+         all.read[1], all.read[2], all.read[3], all.read[4], all.read[5], all.read[6], third, layers * heads);
+  for (int i = 0; i < 3; i++) pith_file_close(file[i]);
+}
+
+int main(int argc, char **argv) {
+  pith_context *context = NULL;
+  check(pith_context_create(NULL, &context), context, "context");
+  if (argc > 1 && strcmp(argv[1], "--speed") == 0)
+    speed(context, argc > 2 ? (size_t)strtoull(argv[2], NULL, 10) : 131072);
+  else if (argc > 1) {
+    static const real known[] = {{"byte3m_text", "byte-lm, prose"},
+                                 {"byte3m_rep200", "byte-lm, a repeated string"},
+                                 {"smollm2_book", "SmolLM2-135M, a novel"}};
+    const double relative = argc > 2 ? strtod(argv[2], NULL) : 0.01;
+    const real given = {argc > 3 ? argv[3] : NULL, argc > 3 ? argv[3] : NULL};
+    for (size_t i = 0; i < (argc > 3 ? 1 : sizeof known / sizeof *known); i++)
+      real_heads(context, argv[1], argc > 3 ? &given : &known[i], relative, argc > 4);
+  } else {
+    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME]] | --speed [N]\n");
+    return 2;
+  }
+  pith_context_free(context);
+  return 0;
+}
