@@ -70,6 +70,7 @@ static int ended(const lm_judgement *j, pith_status status) {
 /* A method that cannot work at this size is a row that says why; the machine's failures end the run. */
 static int settle(const lm_judgement *j, pith_status status, char **reason) {
   if (status >= 0 || status <= PITH_E_MEMORY) return ended(j, status);
+  if (*reason) return EXIT_DONE; /* the first one is told */
   const char *message = pith_context_message(j->run.session->context);
   *reason = allocate_zero(strlen(message) + 1, 1);
   memcpy(*reason, message, strlen(message));
@@ -222,7 +223,7 @@ static int judge_one_case(lm_judgement *j, const lm_case *one) {
   for (size_t i = 0; i < j->rows && !code; i++) {
     judged_row *row = &j->row[i];
     code = begin_step(j, row);
-    if (!code && !row->recall_reason) code = judge_case_row(j, one, &prefix, row);
+    if (!code) code = judge_case_row(j, one, &prefix, row); /* long cases may fit where short ones do not */
   }
   lm_prefix_free(&prefix);
   if (!code) j->cases_done++;

@@ -24,6 +24,14 @@ check true r.json 'r["rows"][6]["kl_mean"] < 1e-6 and r["rows"][6]["top1_agreeme
 check true r.json 'all(len(e["head_errors"]) == r["layers"] and abs(sum(sum(l) for l in e["head_errors"]) / 8 - e["attention_error"]) < 1e-6 for e in r["rows"])'
 check true r.json 'all("recall" not in e and "kept exactly" in e["recall_reason"] for e in r["rows"] if e["size"] == "1/4" and e["engine"] == "heavy")'
 check true r.json 'all(e["recall"]["cases"] == 1 for e in r["rows"] if e["size"] == "all")'
+# A longer case is run where a shorter one does not fit.
+"$PYTHON" -c '
+import json
+for times in 1, 4:
+    print(json.dumps({"prefix": "the man went down the river and looked at the boat in" * times, "query": " the", "answer": " o"}))' >lengths.jsonl
+quietly lm judge --cases lengths.jsonl --engines heavy --ratios 1/4 --json
+cp .out lengths.json
+check true lengths.json '[(e["recall"]["cases"], "kept exactly" in e["recall_reason"]) for e in r["rows"]] == [(1, True)] and r["texts"] == []'
 # One judge, one perplexity: the same figures.
 cut() { "$PYTHON" -c 'text = open("text.txt").read(); open("second.txt", "w").write(text[text.index("now\nthe second"):])'; }
 cut
