@@ -207,7 +207,8 @@ static void against_eps(pith_context *context, const char *folder) {
   for (size_t i = 0; i < UPDATES; i++) y[stream[i].row] += stream[i].delta;
   printf("n = 10^5, gaussian y: eps asked for, words of a sketch (scan), share of %d draws whose value is that near\n",
          3 * ROUNDS);
-  for (double eps = 0.4; eps > 0.01; eps /= 2) {
+  for (int halvings = 0; halvings < 6; halvings++) {
+    const double eps = ldexp(0.4, -halvings);
     size_t near = 0, words = 0, total = 0;
     for (uint64_t round = 0; round < ROUNDS; round++) {
       pith_l2_options options = sketch_options(N, PITH_DECODE_DYADIC); /* as the scan finds, but faster */

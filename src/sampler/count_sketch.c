@@ -105,7 +105,7 @@ double pith_median(double *values, size_t count) {
 }
 
 double pith_count_sketch_energy(const pith_count_sketch *sketch, const double *folded) {
-  double energy[PITH_MOST_DEPTH];
+  double energy[PITH_MOST_DEPTH] = {0};
   for (size_t r = 0; r < sketch->depth; r++) {
     const double *row = folded + r * sketch->buckets;
     double sum[8] = {0};

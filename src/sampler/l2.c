@@ -338,8 +338,7 @@ static pith_status check_alike(pith_context *context, const pith_l2 *a, const pi
 #undef ALIKE
   if (a->count != b->count) return differ(context, "number of sketches", (double)a->count, (double)b->count);
   for (size_t j = 0; j < first->dim; j++)
-    if (memcmp(&a->start[j], &b->start[j], sizeof *a->start) != 0)
-      return differ(context, "x", a->start[j], b->start[j]);
+    if (a->start[j] != b->start[j]) return differ(context, "x", a->start[j], b->start[j]);
   return PITH_OK;
 }
 

@@ -290,9 +290,10 @@ pith_status pith_l2_update(pith_context *context, pith_l2 *sampler, const pith_u
 
 pith_status pith_l2_update_row(pith_context *context, pith_l2 *sampler, uint64_t row, const double *values,
                                double factor) {
-  pith_update update[PITH_SKETCH_BLOCK];
-  for (size_t begin = 0; begin < sampler->options.dim; begin += PITH_SKETCH_BLOCK) {
-    size_t count = pith_min_size(PITH_SKETCH_BLOCK, sampler->options.dim - begin), done = 0;
+  enum { PART = 64 };
+  pith_update update[PART] = {{0}};
+  for (size_t begin = 0; begin < sampler->options.dim; begin += PART) {
+    size_t count = pith_min_size(PART, sampler->options.dim - begin), done = 0;
     for (size_t i = 0; i < count; i++)
       update[i] = (pith_update){PITH_UPDATE_A, (uint32_t)(begin + i), row, factor * values[begin + i]};
     pith_status status = pith_l2_update(context, sampler, update, count, &done);
