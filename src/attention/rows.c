@@ -12,12 +12,16 @@ enum {
   BLOCK = 64,     /* queries of one task */
   STRETCH = 512,  /* keys that all queries of a block see before the next */
   PART = 2048,    /* least keys of one part */
+  SHORT = 16,     /* spans of fewer keys are gathered, */
+  GATHERED = 64,  /* so many keys at most */
+  UNLIKE = 128,   /* keys by which spans of one call differ at most, since all its queries meet all its keys */
   MOST_TASKS = 64 /* beyond that many blocks, keys are not split */
 };
 
-/* State of one task: largest[BLOCK], sum[BLOCK], queries (BLOCK, d), output (BLOCK, dv). */
+/* State of one task: largest[BLOCK], sum[BLOCK], queries (BLOCK, d), output (BLOCK, dv); and room of its thread for
+ * gathered rows: keys, values, log-weights. */
 typedef struct task_state {
-  float *largest, *sum, *query, *output;
+  float *largest, *sum, *query, *output, *gathered;
 } task_state;
 
 typedef struct job_cut {
@@ -29,6 +33,7 @@ typedef struct job_plan {
   size_t count;
   const size_t *first_task;  /* (count + 1) */
   const size_t *first_state; /* (count): state of a job's first task, when it keeps them */
+  float *gathered;           /* of each thread */
   float *states;             /* one for each thread, then the kept ones */
   size_t state_size;         /* floats */
   size_t d, dv;              /* the largest of all jobs */
@@ -49,8 +54,11 @@ static job_cut cut_job(const pith_attend_job *job) {
 
 static task_state state_at(const job_plan *plan, size_t index) {
   float *at = plan->states + index * plan->state_size;
-  return (task_state){at, at + BLOCK, at + 2 * BLOCK, at + 2 * BLOCK + BLOCK * plan->d};
+  return (task_state){at, at + BLOCK, at + 2 * BLOCK, at + 2 * BLOCK + BLOCK * plan->d, NULL};
 }
+
+/* Floats of a thread's room for gathered rows. */
+static size_t gathered_size(const job_plan *plan) { return GATHERED * (plan->d + plan->dv + 1); }
 
 /* Queries are numbered row by row, all heads of a row together, so that neighbours see about the same keys. */
 static size_t query_place(const pith_attend_job *job, size_t index) {
@@ -62,21 +70,33 @@ static const uint16_t *scales_from(const uint16_t *scales, size_t row, size_t wi
   return scales ? scales + row * pith_scales(width) : NULL;
 }
 
-/* Takes from each query of a group what it sees next of the rows start .. stop-1: of those whose next span begins
- * before the earliest one ends. False: none of them sees any more there. */
-static bool take_spans(pith_spans *spans, size_t group, size_t start, size_t stop, size_t *low, size_t *high) {
-  size_t begin = stop, end = stop;
+/* The part of a query's next span before `stop`. */
+static size_t next_length(const pith_spans *spans, size_t stop) {
+  return pith_min_size(spans->end, stop) - pith_min_size(spans->begin, stop);
+}
+
+/* Takes what the queries of a group see next of the rows start .. stop-1: the span that begins first, and those of
+ * about its length that begin before it ends. Of the others low = high. Yields the queries *first .. *last-1 that took
+ * any; false: none of them sees any more there. */
+static bool take_spans(pith_spans *spans, size_t group, size_t start, size_t stop, size_t *low, size_t *high,
+                       size_t *first, size_t *last) {
+  size_t begin = stop, end = stop, length = 0;
   for (size_t q = 0; q < group; q++)
     if (spans[q].begin < begin && spans[q].begin < spans[q].end) {
       begin = spans[q].begin;
-      end = spans[q].end;
+      end = pith_min_size(spans[q].end, stop);
+      length = end - begin;
     }
   if (begin == stop) return false;
+  *first = group;
   for (size_t q = 0; q < group; q++) {
     low[q] = high[q] = 0;
-    if (spans[q].begin >= pith_min_size(end, stop) || spans[q].begin == spans[q].end) continue;
+    const size_t own = next_length(&spans[q], stop);
+    if (own == 0 || spans[q].begin >= end || own > length + UNLIKE || length > own + UNLIKE) continue;
     low[q] = spans[q].begin - start;
-    high[q] = pith_min_size(spans[q].end, stop) - start;
+    high[q] = low[q] + own;
+    *first = pith_min_size(*first, q);
+    *last = q + 1;
     if (spans[q].end > stop)
       spans[q].begin = stop;
     else
@@ -93,6 +113,71 @@ static size_t first_seen(const pith_spans *spans, size_t count, size_t to) {
   return first;
 }
 
+static bool see_the_same(const pith_spans *spans, size_t group) {
+  for (size_t q = 1; q < group; q++)
+    if (spans[q].begin != spans[0].begin || spans[q].end != spans[0].end) return false;
+  return true;
+}
+
+/* Copies rows that all queries of a group see next, span by span, as long as these are short, and lets *block stand for
+ * them. Scattered rows would cost a call of the kernel each. */
+static bool gather_spans(const pith_rows *rows, pith_spans *spans, size_t group, float *room,
+                         pith_attend_block *block) {
+  if (rows->key_scales) return false;
+  const size_t size = pith_dtype_size(rows->dtype);
+  char *keys = (char *)room, *values = keys + GATHERED * rows->d * size;
+  float *log_weights = room + GATHERED * (rows->d + rows->dv);
+  size_t count = 0;
+  while (spans[0].end - spans[0].begin < SHORT && spans[0].begin < spans[0].end && see_the_same(spans, group)) {
+    const size_t begin = spans[0].begin, length = spans[0].end - begin;
+    if (count + length > GATHERED) break;
+    for (size_t row = begin; row < begin + length; row++, count++) {
+      memcpy(keys + count * rows->d * size, (const char *)rows->keys + (ptrdiff_t)row * rows->key_stride,
+             rows->d * size);
+      memcpy(values + count * rows->dv * size, (const char *)rows->values + (ptrdiff_t)row * rows->value_stride,
+             rows->dv * size);
+      if (rows->log_weight) log_weights[count] = rows->log_weight[row];
+    }
+    for (size_t q = 0; q < group; q++) pith_spans_next(&spans[q]);
+  }
+  *block = (pith_attend_block){.d = rows->d,
+                               .dv = rows->dv,
+                               .rows = count,
+                               .keys = keys,
+                               .values = values,
+                               .key_stride = (ptrdiff_t)(rows->d * size),
+                               .value_stride = (ptrdiff_t)(rows->dv * size),
+                               .log_weights = rows->log_weight ? log_weights : NULL};
+  return count > 0;
+}
+
+/* Lets *block stand for the rows from .. stop-1, of which its query q sees low[q] .. high[q]-1. */
+static void take_stretch(const pith_rows *rows, size_t from, size_t stop, const size_t *low, const size_t *high,
+                         pith_attend_block *block) {
+  *block = (pith_attend_block){.d = rows->d,
+                               .dv = rows->dv,
+                               .rows = stop - from,
+                               .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
+                               .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
+                               .key_stride = rows->key_stride,
+                               .value_stride = rows->value_stride,
+                               .key_scales = scales_from(rows->key_scales, from, rows->d),
+                               .value_scales = scales_from(rows->value_scales, from, rows->dv),
+                               .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
+                               .begin = low,
+                               .end = high};
+}
+
+/* Lets *block ask for `group` queries from number `first` of the task on. */
+static void take_queries_of(const pith_rows *rows, size_t first, size_t group, task_state state,
+                            pith_attend_block *block) {
+  block->group = group;
+  block->queries = state.query + first * rows->d;
+  block->largest = state.largest + first;
+  block->sum = state.sum + first;
+  block->output = state.output + first * rows->dv;
+}
+
 /* Brings queries first .. first+count-1 of a job together with the rows from .. to-1 that they see; stretches that
  * none of them sees are passed over. */
 static void attend_range(const pith_attend_job *job, const pith_rows *rows, const pith_mask *mask, size_t first,
@@ -102,28 +187,19 @@ static void attend_range(const pith_attend_job *job, const pith_rows *rows, cons
   for (size_t i = 0; i < count; i++) spans[i] = pith_mask_spans(mask, (first + i) / job->heads, from, to);
   while ((from = first_seen(spans, count, to)) < to) {
     size_t stop = from + pith_min_size(STRETCH, to - from), low[PITH_MAX_GROUP], high[PITH_MAX_GROUP];
+    size_t begin = 0, end = 0;
     for (size_t i = 0; i < count; i += PITH_MAX_GROUP) {
-      size_t group = pith_min_size(PITH_MAX_GROUP, count - i);
-      while (take_spans(spans + i, group, from, stop, low, high))
-        attend(&(pith_attend_block){
-            .group = group,
-            .d = rows->d,
-            .dv = rows->dv,
-            .rows = stop - from,
-            .queries = state.query + i * rows->d,
-            .keys = (const char *)rows->keys + (ptrdiff_t)from * rows->key_stride,
-            .values = (const char *)rows->values + (ptrdiff_t)from * rows->value_stride,
-            .key_stride = rows->key_stride,
-            .value_stride = rows->value_stride,
-            .key_scales = scales_from(rows->key_scales, from, rows->d),
-            .value_scales = scales_from(rows->value_scales, from, rows->dv),
-            .log_weights = rows->log_weight ? rows->log_weight + from : NULL,
-            .begin = low,
-            .end = high,
-            .largest = state.largest + i,
-            .sum = state.sum + i,
-            .output = state.output + i * rows->dv,
-        });
+      const size_t group = pith_min_size(PITH_MAX_GROUP, count - i);
+      pith_attend_block block;
+      while (gather_spans(rows, spans + i, group, state.gathered, &block)) {
+        take_queries_of(rows, i, group, state, &block);
+        attend(&block);
+      }
+      while (take_spans(spans + i, group, from, stop, low, high, &begin, &end)) {
+        take_stretch(rows, from, stop, low + begin, high + begin, &block);
+        take_queries_of(rows, i + begin, end - begin, state, &block);
+        attend(&block);
+      }
     }
   }
 }
@@ -178,6 +254,7 @@ static void run_task(void *argument, size_t index, int thread) {
   size_t task = index - plan->first_task[low], first = task / cut.parts * BLOCK;
   size_t count = pith_min_size(BLOCK, job_queries(job) - first);
   task_state state = state_at(plan, cut.parts > 1 ? plan->first_state[low] + task : (size_t)thread);
+  state.gathered = plan->gathered + (size_t)thread * gathered_size(plan);
   attend_block(job, &cut, first, count, task % cut.parts, state);
   if (cut.parts == 1) write_answers(job, first, count, state);
 }
@@ -210,12 +287,14 @@ pith_status pith_attend_jobs(pith_context *context, const pith_attend_job *jobs,
   }
   plan.state_size = BLOCK * (2 + plan.d + plan.dv);
   size_t numbers = divide_up((2 * count + 1) * sizeof(size_t), 64) * 64;
-  char *scratch = pith_scratch(context, 3, numbers + states * plan.state_size * sizeof(float));
+  size_t gathered = (size_t)pith_threads(context) * gathered_size(&plan);
+  char *scratch = pith_scratch(context, 3, numbers + (gathered + states * plan.state_size) * sizeof(float));
   if (!scratch) return PITH_E_MEMORY;
   size_t *first_task = (size_t *)(void *)scratch, *first_state = first_task + count + 1;
   plan.first_task = first_task;
   plan.first_state = first_state;
-  plan.states = (float *)(void *)(scratch + numbers);
+  plan.gathered = (float *)(void *)(scratch + numbers);
+  plan.states = plan.gathered + gathered;
 
   states = (size_t)pith_threads(context);
   for (size_t i = 0; i < count; i++) {
