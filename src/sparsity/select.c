@@ -29,8 +29,8 @@ enum {
   GATHERED = 128, /* keys brought together for the kernel */
   LEAST_ROWS = 512,
   ROUNDS = 6,
-  TRIES = 5, /* passes, where time does not matter; where it does, two */
-  TIMELY = 2
+  TRIES = 5, /* passes, where time does not matter; where it does, three */
+  TIMELY = 3
 };
 
 static const double ALPHA = 2, EXPONENT = 0.6; /* of the first guess, alpha n^C */
@@ -381,8 +381,8 @@ typedef struct look {
 
 static void choose_look(const choice *c, size_t open, look *l) {
   const pith_sparse_space *s = &c->space;
-  size_t first = (size_t)(ALPHA * pow((double)c->visible, EXPONENT) / BLOCK) + 1;
-  first = pith_min_size(first, PROBED / 2);
+  size_t first = (size_t)(ALPHA * pow((double)c->visible, EXPONENT) / BLOCK) + 1 + 4 * c->width;
+  first = pith_min_size(first, 5 * PROBED / 8);
   l->count = 0;
   l->times[0] = 1;
   for (size_t p = 0; p < c->blocks; p++) { /* the best scores, by insertion */
@@ -392,7 +392,8 @@ static void choose_look(const choice *c, size_t open, look *l) {
     l->blocks[at] = p;
   }
   for (size_t i = 0; i < l->count; i++) l->times[i] = 1;
-  size_t others = open - l->count, top = l->count, wanted = pith_min_size(others, PROBED / 2), number = 0;
+  size_t others = open - l->count, top = l->count,
+         wanted = pith_min_size(others, open > 512 ? 3 * PROBED / 8 : PROBED / 2), number = 0;
   if (others > 8 * 32) wanted = pith_min_size(wanted, others / 8);
   float lowest = top > 0 ? s->score[l->blocks[top - 1]] : INFINITY;
   for (size_t p = 0; p < c->blocks && wanted > 0; p++) {
@@ -491,7 +492,8 @@ static double find_thresholds(choice *c, const look *l, double mass[GROUP]) {
       if (round + 1 == ROUNDS) next = isfinite(found[q].least) ? found[q].least : found[q].most - 2;
       c->threshold[q] = (float)next;
     }
-    if (close) break;
+    if (close || (!c->job->always && round > 0 && reads > 0.6 * (double)c->visible))
+      break; /* reached, or out of reach */
   }
   for (size_t q = 0; q < c->group; q++) mass[q] *= exp((double)top[q] - (double)c->threshold[q]);
   return reads;
@@ -661,7 +663,7 @@ static bool pays(const choice *c, size_t open, double reads) {
 
 /* Lowers a threshold that left an error `over` times too large. */
 static bool lower(choice *c, size_t q, double over, double mass[GROUP]) {
-  double step = fmin(6, fmax(0.15, 1.5 * log(over / 0.9)));
+  double step = fmin(6, fmax(0.25, 1.6 * log(over / 0.85)));
   c->threshold[q] -= (float)step;
   mass[q] *= exp(step);
   return false;
@@ -699,7 +701,7 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
     bool good = true;
     for (size_t q = 0; q < group && attempt + 1 < tries; q++) { /* not worth reading for? */
       double over = tail_error(&c, &tail, q, 0) / (mass[q] * job->eps);
-      if (over > 1) good = lower(&c, q, over, mass);
+      if (over > 1.25) good = lower(&c, q, over, mass);
     }
     if (!good) continue;
     read_chosen(&c, largest, sum);
