@@ -36,6 +36,7 @@ enum {
 static const double ALPHA = 2, EXPONENT = 0.6; /* of the first guess, alpha n^C */
 
 enum { HIDDEN, WHOLE, PART };
+enum { LOOKED = 2 }; /* in `open`: 0 closed, 1 open */
 
 typedef struct pith_sparse_space {             /* arrays of one choice; P blocks */
   float *query, *turned, *positive, *negative; /* (GROUP, d) */
@@ -379,6 +380,21 @@ typedef struct look {
   double times[PROBED]; /* how many blocks each stands for */
 } look;
 
+/* Fills up a look with an even sample of the open blocks that are not in it. */
+static void sample_others(const choice *c, size_t open, look *l) {
+  const pith_sparse_space *s = &c->space;
+  size_t others = open - l->count, wanted = pith_min_size(others, PROBED - l->count), number = 0;
+  if (open > 512) wanted = pith_min_size(wanted, 3 * PROBED / 8);
+  for (size_t p = 0; p < c->blocks && wanted > 0; p++) {
+    if (s->open[p] != 1) continue;
+    if (number * wanted / others != (number + 1) * wanted / others && l->count < PROBED) {
+      l->times[l->count] = (double)others / (double)wanted;
+      l->blocks[l->count++] = p;
+    }
+    number++;
+  }
+}
+
 static void choose_look(const choice *c, size_t open, look *l) {
   const pith_sparse_space *s = &c->space;
   size_t first = (size_t)(ALPHA * pow((double)c->visible, EXPONENT) / BLOCK) + 1 + 4 * c->width;
@@ -391,22 +407,33 @@ static void choose_look(const choice *c, size_t open, look *l) {
     for (; at > 0 && s->score[l->blocks[at - 1]] < s->score[p]; at--) l->blocks[at] = l->blocks[at - 1];
     l->blocks[at] = p;
   }
-  for (size_t i = 0; i < l->count; i++) l->times[i] = 1;
-  size_t others = open - l->count, top = l->count,
-         wanted = pith_min_size(others, open > 512 ? 3 * PROBED / 8 : PROBED / 2), number = 0;
-  if (others > 8 * 32) wanted = pith_min_size(wanted, others / 8);
-  float lowest = top > 0 ? s->score[l->blocks[top - 1]] : INFINITY;
-  for (size_t p = 0; p < c->blocks && wanted > 0; p++) {
-    if (!s->open[p] || s->score[p] > lowest) continue;
-    bool best = false; /* ties with the lowest of the best */
-    for (size_t i = 0; i < top && s->score[p] == lowest && !best; i++) best = l->blocks[i] == p;
-    if (best) continue;
-    if (number * wanted / others != (number + 1) * wanted / others && l->count < PROBED) {
-      l->times[l->count] = (double)others / (double)wanted;
-      l->blocks[l->count++] = p;
-    }
-    number++;
+  for (size_t i = 0; i < l->count; i++) {
+    l->times[i] = 1;
+    s->open[l->blocks[i]] = LOOKED;
   }
+  sample_others(c, open, l);
+}
+
+/* After a pass that left too much: looks at the blocks where most was left, besides the best ones. */
+static void look_again(const choice *c, size_t open, const double mass[GROUP], look *l) {
+  const pith_sparse_space *s = &c->space;
+  while (l->count > 0 && l->times[l->count - 1] > 1) l->count--;
+  for (size_t most = pith_min_size(PROBED - PROBED / 8, l->count + PROBED / 4); l->count < most;) {
+    size_t best = c->blocks;
+    double largest = 0;
+    for (size_t p = 0; p < c->blocks; p++)
+      for (size_t q = 0; q < c->group && s->open[p] == 1; q++) {
+        double left = (double)s->weight[p * c->width + q] / mass[q];
+        if (left <= largest) continue;
+        largest = left;
+        best = p;
+      }
+    if (best == c->blocks) break;
+    l->times[l->count] = 1;
+    l->blocks[l->count++] = best;
+    s->open[best] = LOOKED;
+  }
+  sample_others(c, open, l);
 }
 
 /* How far below it the answers' errors are meant to stay, so that the pass need not be done again. */
@@ -661,12 +688,24 @@ static bool pays(const choice *c, size_t open, double reads) {
   return c->visible >= LEAST_ROWS && cost < 0.9 * (double)c->visible;
 }
 
-/* Lowers a threshold that left an error `over` times too large. */
-static bool lower(choice *c, size_t q, double over, double mass[GROUP]) {
-  double step = fmin(6, fmax(0.25, 1.6 * log(over / 0.85)));
-  c->threshold[q] -= (float)step;
-  mass[q] *= exp(step);
-  return false;
+/* Lowers the thresholds of queries whose errors are `missed` times eps: after another look where the first was at a
+ * sample, else, and if that says nothing new, by a step. */
+static void aim_lower(choice *c, size_t open, look *l, const double missed[GROUP], double mass[GROUP]) {
+  float before[GROUP];
+  double known[GROUP];
+  memcpy(before, c->threshold, sizeof before);
+  memcpy(known, mass, sizeof known);
+  if (l->count > 0 && l->times[l->count - 1] > 1) {
+    look_again(c, open, mass, l);
+    (void)find_thresholds(c, l, mass);
+  }
+  for (size_t q = 0; q < c->group; q++) {
+    double step = missed[q] <= 1 ? 0 : fmin(6, fmax(0.25, 1.6 * log(missed[q] / 0.85)));
+    float most = before[q] - (float)step;
+    if (c->threshold[q] <= most && c->threshold[q] > before[q] - 6) continue;
+    c->threshold[q] = most;
+    mass[q] = known[q] * exp(step);
+  }
 }
 
 bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, size_t row, char *space) {
@@ -699,11 +738,16 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
     float largest[GROUP], sum[GROUP];
     pass(&c, &tail);
     bool good = true;
+    double missed[GROUP];                                       /* errors over eps */
     for (size_t q = 0; q < group && attempt + 1 < tries; q++) { /* not worth reading for? */
       double over = tail_error(&c, &tail, q, 0) / (mass[q] * job->eps);
-      if (over > 1.25) good = lower(&c, q, over, mass);
+      if (over > 1.25) good = false;
+      missed[q] = over;
     }
-    if (!good) continue;
+    if (!good) {
+      aim_lower(&c, open, &l, missed, mass);
+      continue;
+    }
     read_chosen(&c, largest, sum);
     memset(c.space.tail, 0, group * c.head->dv * sizeof(float));
     if (c.blocks > 0)
@@ -713,10 +757,12 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
       size_t place = (head + q) * job->queries + row;
       conclude(&c, q, &tail, largest[q], sum[q], place);
       double over = job->account[place].bound / job->eps;
-      if (!(over <= 1)) good = lower(&c, q, over, mass);
+      if (!(over <= 1)) good = false;
+      missed[q] = over;
     }
     if (good) return true;
     if (c.chosen == c.visible) break; /* all was read: only rounding is left */
+    aim_lower(&c, open, &l, missed, mass);
   }
   return false;
 }
