@@ -163,7 +163,9 @@ static size_t keep_heaviest(group_search *search, const pith_count_sketch *level
     for (size_t i = 0; i < block; i++) {
       double size[PITH_MOST_DEPTH];
       for (size_t r = 0; r < level->depth; r++) size[r] = fabs(search->folded[r * level->buckets + (slot[r][i] >> 1)]);
-      double weight = pith_median(size, level->depth);
+      /* Above the median: points of one row stand side by side, and may cancel in some rows of the table. */
+      (void)pith_median(size, level->depth); /* sorts */
+      double weight = size[level->depth - 1 - level->depth / 4];
       if (!(weight > 0) || (kept == beam && !(weight > search->weight[beam - 1]))) continue;
       if (kept == beam) kept--;
       size_t at = kept++;
