@@ -4,6 +4,7 @@
 
 #include "pith/attention.h"
 #include "pith/base.h"
+#include "pith/cache.h"
 #include "pith/compress.h"
 #include "pith/file.h"
 #include "pith/sampler.h"
