@@ -20,9 +20,11 @@ static const cli_option input_options[] = {
     {.name = NULL}};
 
 static const cli_option generate_options[] = {
-    {"prompt", 0, OPTION_TEXT, "TEXT", "what the text begins with; control tokens written in it are recognised",
+    {"prompt", 0, OPTION_TEXT, "TEXT",
+     "generate: what the text begins with; control tokens written in it are recognised; chat: what the model is told "
+     "first",
      FIELD(prompt)},
-    {"tokens", 0, OPTION_COUNT, "N", "tokens at most (default 128)", FIELD(tokens), .least = 1},
+    {"tokens", 0, OPTION_COUNT, "N", "tokens at most, chat: of an answer (default 128)", FIELD(tokens), .least = 1},
     {"temperature", 0, OPTION_REAL, "T", "draw tokens at this temperature (default 0: always the most likely one)",
      FIELD(temperature)},
     {"top-k", 0, OPTION_COUNT, "K", "draw among the K most likely tokens only", FIELD(top_k), .least = 1},
@@ -121,13 +123,18 @@ static int run(cli_session *session) {
   static const struct {
     const char *word;
     int (*run)(cli_session *session);
-  } words[] = {{"perplexity", lm_perplexity}, {"recall", lm_recall},    {"generate", lm_generate}, {"dump", lm_dump},
-               {"judge", lm_judge},           {"patterns", lm_patterns}};
+  } words[] = {{"perplexity", lm_perplexity},
+               {"recall", lm_recall},
+               {"generate", lm_generate},
+               {"chat", lm_chat},
+               {"dump", lm_dump},
+               {"judge", lm_judge},
+               {"patterns", lm_patterns}};
   ((lm_arguments *)session->arguments)->options.seed = session->common->seed;
   for (size_t i = 0; i < sizeof words / sizeof *words; i++)
     if (!strcmp(session->operands[0], words[i].word)) return words[i].run(session);
   return usage_error(session->command,
-                     "unknown word '%s'; there are: perplexity, recall, generate, dump, judge, patterns",
+                     "unknown word '%s'; there are: perplexity, recall, generate, chat, dump, judge, patterns",
                      session->operands[0]);
 }
 
@@ -136,15 +143,15 @@ const cli_command command_lm = {
     .summary = "run language models on compressed caches",
     .usage =
         "perplexity~--text~FILE~(--ratio~R~| --engine~exact) | recall~--cases~F.jsonl~(--ratio~R~| --engine~exact) | "
-        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | dump~--text~FILE~-o~DIR | "
+        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | chat~[--prompt~TEXT] | dump~--text~FILE~-o~DIR | "
         "judge~--text~FILE~[--engines~LIST]~[-o~DIR] | patterns~--text~FILE~[--pattern~SPEC] [OPTION]...",
     .description =
         "Reads text with a model of the llama, qwen2 or qwen3 kind from a GGUF file, compresses the cache\n"
         "of keys and values that it leaves, and goes on from that. perplexity says how much the model's\n"
         "predictions change, against the full cache; recall whether facts of the prefix are still found;\n"
-        "generate writes on; dump saves queries, keys, values and head weights for the other commands; judge\n"
-        "holds every engine at every size against the others and against whole caches; patterns lets tokens see\n"
-        "only some earlier ones and says what that costs.",
+        "generate writes on; chat answers lines, a turn each; dump saves queries, keys, values and head weights\n"
+        "for the other commands; judge holds every engine at every size against the others and against whole\n"
+        "caches; patterns lets tokens see only some earlier ones and says what that costs.",
     .examples =
         "  The shipped model on a novel, the cache of 1536 tokens at a quarter of its bytes:\n"
         "    pith lm perplexity --text novel.txt --context 2048 --prefix 1536 --ratio 1/4\n"
@@ -159,5 +166,5 @@ const cli_command command_lm = {
     .defaults = defaults,
     .least_operands = 1,
     .most_operands = 1,
-    .operand = "word (perplexity, recall, generate, dump, judge or patterns)",
+    .operand = "word (perplexity, recall, generate, chat, dump, judge or patterns)",
     .run = run};

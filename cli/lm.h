@@ -89,6 +89,7 @@ double lm_log_mass(const float *logits, size_t count);
 int lm_perplexity(cli_session *session);
 int lm_recall(cli_session *session);
 int lm_generate(cli_session *session);
+int lm_chat(cli_session *session);
 int lm_dump(cli_session *session);
 int lm_judge(cli_session *session);
 int lm_patterns(cli_session *session);

@@ -64,7 +64,7 @@ rm -r arrays s.safetensors
 
 # Refusals.
 try lm
-try lm chat
+try lm talk
 try lm perplexity --ratio 1/4
 try lm perplexity --text text.txt
 try lm perplexity --text text.txt --ratio 1/4 --mode stream
@@ -90,3 +90,13 @@ check true patterns.json '[p["kl_mean"] < 1e-9 for p in r["patterns"]] == [True,
 check true patterns.json 'r["patterns"][0]["share"] == 1 and abs(r["patterns"][1]["keys_read"] - 68) < 1e-9'
 try lm patterns --text text.txt --context 512 --pattern window=0
 try lm patterns --text text.txt --context 512 --pattern "full;full;full;full;full"
+# Chat: a turn a line, empty ones left out; the same lines, the same answers.
+printf 'the boat\n\nthe old house\r\n' >lines
+quietly lm chat --tokens 8 --json <lines
+cp .out chat.json
+check has chat.json template turns[].prompt_tokens turns[].tokens turns[].text turns[].tokens_per_second length cache_bytes
+check true chat.json '[t["prompt_tokens"] for t in r["turns"]] == [9, 15] and r["length"] == 9 + 15 + 2 * 8 and r["template"] == "plain"'
+"$PITH" lm chat --tokens 8 <lines >said 2>err
+"$PYTHON" -c '
+import json
+print(open("said").read() == "".join(t["text"] + "\n" for t in json.load(open("chat.json"))["turns"]), open("err").read() == "")'
