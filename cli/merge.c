@@ -22,7 +22,8 @@ static const cli_group groups[] = {{"Files", file_options, 0}, {"Common", common
 typedef struct merge_parts {
   pith_file **file;
   pith_summary **summary, *merged;
-  pith_l2 *sketch; /* to which the others are added as they are read */
+  pith_l2 *sketch; /* or tensor: to which the others are added as they are read */
+  pith_tensor *tensor;
 } merge_parts;
 
 static pith_status merge_sketches(cli_session *session, merge_parts *parts) {
@@ -39,6 +40,22 @@ static pith_status merge_sketches(cli_session *session, merge_parts *parts) {
     if (status < 0) return status;
   }
   return pith_l2_save(session->context, parts->sketch, arguments->output);
+}
+
+static pith_status merge_tensors(cli_session *session, merge_parts *parts) {
+  const merge_arguments *arguments = session->arguments;
+  for (size_t i = 0; i < session->operand_count; i++) {
+    pith_tensor *tensor = NULL;
+    pith_status status = pith_tensor_parse(session->context, parts->file[i], &tensor);
+    if (status >= 0 && i > 0) {
+      status = pith_tensor_merge(session->context, parts->tensor, tensor);
+      pith_tensor_free(tensor);
+    } else {
+      parts->tensor = tensor;
+    }
+    if (status < 0) return status;
+  }
+  return pith_tensor_save(session->context, parts->tensor, arguments->output);
 }
 
 static pith_status merge_summaries(cli_session *session, merge_parts *parts) {
@@ -58,7 +75,11 @@ static pith_status merge(cli_session *session, merge_parts *parts) {
     pith_status status = pith_file_open(session->context, session->operands[i], &parts->file[i]);
     if (status < 0) return status;
   }
-  return pith_sketch_is(parts->file[0]) ? merge_sketches(session, parts) : merge_summaries(session, parts);
+  switch (pith_sketch_kind_of(parts->file[0])) {
+    case PITH_SKETCH_L2: return merge_sketches(session, parts);
+    case PITH_SKETCH_TENSOR: return merge_tensors(session, parts);
+    default: return merge_summaries(session, parts);
+  }
 }
 
 static int report_sketch(cli_session *session, const pith_l2 *sketch) {
@@ -76,6 +97,27 @@ static int report_sketch(cli_session *session, const pith_l2 *sketch) {
   } else if (!session->common->quiet) {
     fprintf(session->out, "%s: %zu rows, %zu sketches, %s, from %zu files\n", arguments->output, info.rows,
             info.sketches, text_bytes(8 * info.words).at, session->operand_count);
+  }
+  return EXIT_DONE;
+}
+
+static int report_tensor(cli_session *session, const pith_tensor *tensor) {
+  const merge_arguments *arguments = session->arguments;
+  pith_tensor_info info = pith_tensor_describe(tensor);
+  const char *method = pith_tensor_method_name(info.method);
+  if (session->common->json) {
+    json_t *object = json_report();
+    json_object_set_new(object, "method", json_string(method));
+    json_object_set_new(object, "rows1", json_count(info.rows1));
+    json_object_set_new(object, "rows2", json_count(info.rows2));
+    json_object_set_new(object, "dim", json_count(info.dim));
+    json_object_set_new(object, "seed", json_count(info.seed));
+    json_object_set_new(object, "memory_words", json_count(info.words));
+    json_object_set_new(object, "seconds", json_number(session_seconds(session)));
+    json_print(object, session->out);
+  } else if (!session->common->quiet) {
+    fprintf(session->out, "%s: %zu x %zu pairs, method %s, %s, from %zu files\n", arguments->output, info.rows1,
+            info.rows2, method, text_bytes(8 * info.words).at, session->operand_count);
   }
   return EXIT_DONE;
 }
@@ -112,8 +154,10 @@ static int run(cli_session *session) {
   pith_status status = merge(session, &parts);
   code = status < 0     ? session_fail(session, status)
          : parts.sketch ? report_sketch(session, parts.sketch)
+         : parts.tensor ? report_tensor(session, parts.tensor)
                         : report_summary(session, parts.merged);
   pith_l2_free(parts.sketch);
+  pith_tensor_free(parts.tensor);
   pith_summary_free(parts.merged);
   for (size_t i = 0; i < count; i++) {
     pith_summary_free(parts.summary[i]);
@@ -132,7 +176,7 @@ const cli_command command_merge = {
         "The result answers for the tokens of all parts, in their order. Points add up, nothing is\n"
         "thrown away. The parts must agree in layers, heads, dimensions and softmax scale. Sketches\n"
         "('pith sample --save') of parts of a stream become that of the whole, in any order; they must\n"
-        "agree in seed, options and x.",
+        "agree in seed, options and x. Tensor samplers add up what each was told of A1, A2 and X.",
     .examples = "    pith merge chapter1.safetensors chapter2.safetensors -o book.safetensors\n",
     .groups = groups,
     .arguments_size = sizeof(merge_arguments),

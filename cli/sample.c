@@ -29,6 +29,8 @@ static const cli_option stream_options[] = {
      "auto (default): exact where that fits into --memory, else sketch; exact; or sketch, in memory that does not grow "
      "with the rows. tensor: pairs, the paper's sketch. attention: scan or tree (auto: the cheaper)",
      FIELD(method), .choices = method_choices},
+    {"save", 0, OPTION_FILE, "F.sketch", "l2, tensor: write the sampler at the end, drawing nothing", FIELD(save)},
+    {"load", 0, OPTION_FILE, "F.sketch", "l2, tensor: go on from what was saved", FIELD(load)},
     {"memory", 0, OPTION_SIZE, "SIZE", "most memory of the sampler (default 1GiB)", FIELD(memory), .least = 1},
     {.name = NULL}};
 
@@ -42,8 +44,6 @@ static const cli_option l2_options[] = {
     {"eps", 0, OPTION_REAL, "E", "relative error of estimated values, for two draws of three or more", FIELD(eps),
      .most = 1, .open = true},
     {"strict", 0, OPTION_FLAG, NULL, "a sketch whose two largest entries cannot be told apart fails", FIELD(strict)},
-    {"save", 0, OPTION_FILE, "F.sketch", "write the sketch at the end, drawing nothing", FIELD(save)},
-    {"load", 0, OPTION_FILE, "F.sketch", "go on from this sketch", FIELD(load)},
     {"decode", 0, OPTION_CHOICE, "HOW",
      "how large entries are found: scan, bits, dyadic or auto (default: scan for few rows, else bits for fixed x, "
      "dyadic for free)",
@@ -53,7 +53,7 @@ static const cli_option l2_options[] = {
     {"unit", 0, OPTION_REAL, "U", "of fixed cells, a power of two (default 2^-20)", FIELD(unit), .open = true},
     {"copies", 0, OPTION_COUNT, "K", "draws that one sketch serves (default 3)", FIELD(copies), .least = 1, .most = 8},
     {"depth", 0, OPTION_COUNT, "R", "rows of a sketch, odd (default 5)", FIELD(depth), .least = 1, .most = 15},
-    {"buckets", 0, OPTION_COUNT, "W", "buckets of a row, a power of two (default 1024, or as --eps asks)",
+    {"buckets", 0, OPTION_COUNT, "W", "buckets of a row, a power of two (default 1024, or as --eps asks); tensor: too",
      FIELD(buckets), .least = 16, .most = 1 << 24},
     {.name = NULL}};
 

@@ -16,15 +16,23 @@ typedef struct tensor_run {
   double stream_seconds, draw_seconds;
 } tensor_run;
 
+static int check_usage(const cli_command *command, const sample_arguments *arguments) {
+  if (arguments->load && (arguments->rows1 || arguments->rows2 || arguments->method != PITH_METHOD_AUTO))
+    return usage_error(command, "--load together with --rows1, --rows2 or --method; the sampler knows its own");
+  if (!arguments->load && !arguments->rows1) return usage_error(command, "--rows1 N1 is missing");
+  if (!arguments->load && !arguments->rows2) return usage_error(command, "--rows2 N2 is missing");
+  if (arguments->method > SAMPLE_PAIRS)
+    return usage_error(command, "sample tensor has the methods auto, exact, sketch and pairs");
+  return EXIT_DONE;
+}
+
 static int create(tensor_run *run) {
   cli_session *session = run->session;
   const sample_arguments *arguments = run->arguments;
-  if (!arguments->rows1) return usage_error(session->command, "--rows1 N1 is missing");
-  if (!arguments->rows2) return usage_error(session->command, "--rows2 N2 is missing");
-  if (arguments->method > SAMPLE_PAIRS)
-    return usage_error(session->command, "sample tensor has the methods auto, exact, sketch and pairs");
-  if (arguments->save || arguments->load)
-    return usage_error(session->command, "--save and --load are for sample l2; a tensor sampler is not saved");
+  if (arguments->load) {
+    pith_status status = pith_tensor_load(session->context, arguments->load, &run->sampler);
+    return status < 0 ? session_fail(session, status) : EXIT_DONE;
+  }
   pith_tensor_options options;
   pith_tensor_options_init(&options);
   options.rows1 = arguments->rows1;
@@ -44,6 +52,7 @@ static int create(tensor_run *run) {
 
 static void say_method(const tensor_run *run) {
   if (run->session->common->quiet || run->session->common->json || run->arguments->method != PITH_METHOD_AUTO) return;
+  if (run->arguments->load) return;
   pith_tensor_info info = pith_tensor_describe(run->sampler);
   fprintf(stderr, "pith sample: method %s: %s for %zu x %zu pairs\n", pith_tensor_method_name(info.method),
           text_bytes(8 * info.words).at, info.rows1, info.rows2);
@@ -71,15 +80,21 @@ static pith_status take(tensor_run *run, size_t count) {
   return status;
 }
 
+/* Draws that the sampler still has: an exact one any number. */
+static size_t fresh_draws(const tensor_run *run) {
+  pith_tensor_info now = pith_tensor_describe(run->sampler);
+  return now.method == PITH_TENSOR_EXACT ? SIZE_MAX : now.draws - now.spent;
+}
+
 /* A line `draw T`. */
 static int draw_here(tensor_run *run) {
   const sample_stream *stream = run->stream;
-  size_t left = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
-  if (stream->wanted > left)
+  size_t fresh = fresh_draws(run);
+  if (stream->wanted > fresh)
     return session_error(run->session, EXIT_INPUT,
-                         "%s: %s %zu: %zu draws, %zu of --draws %zu are left; give --draws %zu", stream->name,
-                         stream->records ? "record" : "line", stream->number, stream->wanted, left,
-                         run->arguments->draws, run->wanted + stream->wanted);
+                         "%s: %s %zu: %zu draws, but the sketches left serve %zu; begin with --draws %zu or more",
+                         stream->name, stream->records ? "record" : "line", stream->number, stream->wanted, fresh,
+                         pith_tensor_describe(run->sampler).spent + stream->wanted);
   return take(run, stream->wanted) < 0 ? sample_stream_refused(run->session, stream, 0) : EXIT_DONE;
 }
 
@@ -105,13 +120,27 @@ static int follow(tensor_run *run) {
 }
 
 static int draw_at_end(tensor_run *run) {
-  size_t left = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
+  if (run->arguments->save) return EXIT_DONE;
+  size_t rest = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
+  size_t fresh = fresh_draws(run), left = rest < fresh ? rest : fresh;
+  if (left < rest)
+    session_warn(run->session, "%zu draws instead of %zu: a sketch serves one draw; begin with --draws %zu", left, rest,
+                 pith_tensor_describe(run->sampler).spent + rest);
   pith_status status = left ? take(run, left) : PITH_OK;
   if (status < 0) return session_fail(run->session, status);
   if (run->taken < run->wanted)
     session_warn(run->session, "%zu of %zu draws failed: A1 X A2^T is zero, or the sketch too small",
                  run->wanted - run->taken, run->wanted);
   return EXIT_DONE;
+}
+
+/* After a bad line too: all that stands before it is sound. */
+static int save(tensor_run *run, int code) {
+  if (!run->arguments->save || (code && code != EXIT_INPUT)) return code;
+  pith_status status = pith_tensor_save(run->session->context, run->sampler, run->arguments->save);
+  if (status < 0) return session_fail(run->session, status);
+  if (code) session_warn(run->session, "%s holds the stream up to there", run->arguments->save);
+  return code;
 }
 
 static int report(tensor_run *run) {
@@ -142,13 +171,16 @@ static int report(tensor_run *run) {
 
 int sample_tensor(cli_session *session) {
   tensor_run run = {.session = session, .arguments = session->arguments};
-  int code = create(&run);
+  int code = check_usage(session->command, run.arguments);
+  if (!code && run.arguments->save) code = session_output(session, "--save", run.arguments->save);
+  if (!code) code = create(&run);
   if (code) return code;
   run.draws = json_array();
   say_method(&run);
   code = sample_stream_open(session, run.arguments->updates, stream_words, 0, &run.stream);
   if (!code) code = follow(&run);
   if (!code) code = draw_at_end(&run);
+  if (run.stream) code = save(&run, code);
   if (!code) code = report(&run);
   sample_stream_close(run.stream);
   json_decref(run.draws);

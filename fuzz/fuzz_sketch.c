@@ -1,7 +1,7 @@
 /* fuzz_sketch.c - any bytes as a sketch file, with the checksum put right, so that what lies behind it is reached. What
  * can be loaded can be updated, drawn from, merged and saved. */
 #include "fuzz.h"
-#include "sampler/l2.h"
+#include "sampler/tensor.h"
 
 static void use(pith_context *context, pith_l2 *sampler) {
   const pith_update update = {PITH_UPDATE_A, 0, sampler->options.rows - 1, 1.5};
@@ -17,6 +17,23 @@ static void use(pith_context *context, pith_l2 *sampler) {
   (void)!pith_l2_merge(context, sampler, sampler);
 }
 
+static void use_tensor(pith_context *context, pith_tensor *sampler) {
+  const pith_tensor_options *options = &sampler->options;
+  const pith_update update[] = {{PITH_TENSOR_A2, 0, options->rows2 - 1, 1.5}, /* refused where that is fixed by now */
+                                {PITH_TENSOR_A1, 0, options->rows1 - 1, 1.5}};
+  pith_pair pair;
+  size_t drawn = 0;
+  double norm = 0;
+  for (size_t i = 0; i < 2; i++) (void)!pith_tensor_update(context, sampler, &update[i], 1, NULL);
+  bool scanned = options->method == PITH_TENSOR_SKETCH; /* all rows are looked up then */
+  if (!scanned || (options->rows1 < 10000 && options->rows2 < 10000))
+    (void)!pith_tensor_draw(context, sampler, 1, &pair, &drawn);
+  FUZZ_REQUIRE(drawn == 0 || (pair.row1 < options->rows1 && pair.row2 < options->rows2));
+  FUZZ_REQUIRE(pith_tensor_norm(context, sampler, &norm) == PITH_OK);
+  FUZZ_REQUIRE(pith_tensor_save(context, sampler, "/dev/null") == PITH_OK);
+  (void)!pith_tensor_merge(context, sampler, sampler);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   unsigned char *sealed = malloc(size ? size : 1);
   if (!sealed) return 0;
@@ -27,10 +44,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   size_t at = 0;
   if (pith_sketch_checksum(context, file, &checksum, &at) == PITH_OK) memcpy(sealed + at, &checksum, sizeof checksum);
   pith_l2 *sampler = NULL;
-  if (pith_l2_parse(context, file, &sampler) == PITH_OK)
+  pith_tensor *tensor = NULL;
+  if (pith_sketch_kind_of(file) == PITH_SKETCH_TENSOR) {
+    if (pith_tensor_parse(context, file, &tensor) == PITH_OK)
+      use_tensor(context, tensor);
+    else
+      FUZZ_REQUIRE(*pith_context_message(context));
+  } else if (pith_l2_parse(context, file, &sampler) == PITH_OK) {
     use(context, sampler);
-  else
+  } else {
     FUZZ_REQUIRE(*pith_context_message(context));
+  }
+  pith_tensor_free(tensor);
   pith_l2_free(sampler);
   pith_file_close(file);
   pith_context_free(context);

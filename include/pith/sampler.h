@@ -191,6 +191,17 @@ PITH_API PITH_CHECK pith_status pith_tensor_draw(pith_context *context, pith_ten
 /* |Y|_F: exact, tr(A1^T A1 X A2^T A2 X^T)^(1/2), in O(dim^3); or estimated from the sketches. */
 PITH_API PITH_CHECK pith_status pith_tensor_norm(pith_context *context, const pith_tensor *sampler, double *norm);
 
+/* Adds what `other` was told to what `sampler` was: entries of A1, A2 and X add up, so that what only one part of a
+ * stream holds may stand in any of them. Sketches over pairs: every part holds the same A2 and X, or none has begun
+ * with A1. PITH_E_ARGUMENT names what else differs; nothing has then changed. What either has spent is spent. */
+PITH_API PITH_CHECK pith_status pith_tensor_merge(pith_context *context, pith_tensor *sampler,
+                                                  const pith_tensor *other);
+
+/* Samplers of all methods as files, checksummed (docs/format.md). Of an exact one A1, A2 and X are saved, and its trees
+ * summed anew. */
+PITH_API PITH_CHECK pith_status pith_tensor_save(pith_context *context, const pith_tensor *sampler, const char *path);
+PITH_API PITH_CHECK pith_status pith_tensor_load(pith_context *context, const char *path, pith_tensor **out);
+
 typedef struct pith_tensor_info {
   size_t rows1, rows2, dim;
   pith_tensor_method method; /* as chosen */

@@ -15,14 +15,14 @@ typedef struct pith_quoted {
 } pith_quoted;
 pith_quoted pith_quote(const char *text, size_t length);
 
-typedef struct pith_tensor {
+typedef struct pith_file_tensor {
   const char *name;
   const char *dtype_name;
   pith_dtype dtype; /* 0: a type that pith does not compute with */
   size_t ndim, shape[4];
   size_t begin, end; /* bytes after the header */
   const unsigned char *data;
-} pith_tensor;
+} pith_file_tensor;
 
 typedef struct pith_entry {
   const char *key, *value;
@@ -38,7 +38,7 @@ struct pith_file {
   void *aligned; /* copies of what could not be read in place */
 
   /* safetensors only; both sorted by name */
-  pith_tensor *tensor;
+  pith_file_tensor *tensor;
   pith_entry *metadata;
   size_t tensor_count, metadata_count;
   char *strings;
@@ -60,10 +60,12 @@ enum { PITH_CHECKSUM_DIGITS = 16 };
 pith_status pith_summary_checksum(pith_context *context, const pith_file *file, char digits[PITH_CHECKSUM_DIGITS + 1],
                                   size_t *at);
 
-/* Sketch files: whether a file begins as one; what pith_l2_load does with the bytes; the checksum a file should have,
- * and where that stands in it, PITH_E_FORMAT where the file does not begin as a sketch. */
-bool pith_sketch_is(const pith_file *file);
-pith_status pith_l2_parse(pith_context *context, pith_file *file, pith_l2 **out);
+/* Sketch files: which kind a file begins as; what pith_l2_load and pith_tensor_load do with the bytes; the checksum a
+ * file should have, and where that stands in it, PITH_E_FORMAT where the file does not begin as a sketch. */
+typedef enum pith_sketch_kind { PITH_SKETCH_NONE = 0, PITH_SKETCH_L2 = 1, PITH_SKETCH_TENSOR = 2 } pith_sketch_kind;
+pith_sketch_kind pith_sketch_kind_of(const pith_file *file);
+pith_status pith_l2_parse(pith_context *context, const pith_file *file, pith_l2 **out);
+pith_status pith_tensor_parse(pith_context *context, const pith_file *file, pith_tensor **out);
 pith_status pith_sketch_checksum(pith_context *context, const pith_file *file, uint64_t *checksum, size_t *at);
 
 /* ---- Writing: into a temporary file in the folder of the target, renamed over it at the end. Pipes and

@@ -23,7 +23,7 @@ static const struct {
 enum { TYPE_COUNT = sizeof types / sizeof *types };
 
 static int by_name(const void *a, const void *b) {
-  return strcmp(((const pith_tensor *)a)->name, ((const pith_tensor *)b)->name);
+  return strcmp(((const pith_file_tensor *)a)->name, ((const pith_file_tensor *)b)->name);
 }
 
 static int by_key(const void *a, const void *b) {
@@ -31,7 +31,7 @@ static int by_key(const void *a, const void *b) {
 }
 
 static int by_place(const void *a, const void *b) {
-  const pith_tensor *x = a, *y = b;
+  const pith_file_tensor *x = a, *y = b;
   if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
   if (x->end != y->end) return x->end < y->end ? -1 : 1;
   return strcmp(x->name, y->name);
@@ -54,7 +54,7 @@ static bool read_count(const json_t *value, size_t *out) {
 
 /* One entry of the header, all of it but the place of its bytes among the others. */
 static pith_status read_tensor(pith_context *context, const pith_file *file, const char *name, const json_t *entry,
-                               pith_tensor *tensor) {
+                               pith_file_tensor *tensor) {
   pith_quoted quoted = pith_quote(name, strlen(name));
   const char *dtype = json_string_value(json_object_get(entry, "dtype"));
   const json_t *shape = json_object_get(entry, "shape"), *offsets = json_object_get(entry, "data_offsets");
@@ -115,7 +115,7 @@ static pith_status check_places(pith_context *context, pith_file *file, size_t d
   size_t at = 0;
   if (file->tensor_count > 0) qsort(file->tensor, file->tensor_count, sizeof *file->tensor, by_place);
   for (size_t i = 0; i < file->tensor_count; i++) {
-    pith_tensor *tensor = &file->tensor[i];
+    pith_file_tensor *tensor = &file->tensor[i];
     if (tensor->begin != at || tensor->end > file->size - data)
       return pith_fail(context, PITH_E_FORMAT,
                        "%s: tensor \"%s\": bytes %zu to %zu; it must begin at %zu and end by %zu, where the file ends",
@@ -133,7 +133,7 @@ static pith_status check_places(pith_context *context, pith_file *file, size_t d
 static pith_status align_tensors(pith_context *context, pith_file *file, const unsigned char *data) {
   size_t total = 0;
   for (size_t i = 0; i < file->tensor_count; i++) {
-    pith_tensor *tensor = &file->tensor[i];
+    pith_file_tensor *tensor = &file->tensor[i];
     tensor->data = data + tensor->begin;
     size_t size = pith_dtype_size(tensor->dtype);
     if (size > 1 && (uintptr_t)tensor->data % size != 0) total += (tensor->end - tensor->begin + 63) / 64 * 64;
@@ -143,7 +143,7 @@ static pith_status align_tensors(pith_context *context, pith_file *file, const u
   if (!copy) return pith_fail(context, PITH_E_MEMORY, "%s: no memory for %zu bytes", file->name, total);
   file->aligned = copy;
   for (size_t i = 0; i < file->tensor_count; i++) {
-    pith_tensor *tensor = &file->tensor[i];
+    pith_file_tensor *tensor = &file->tensor[i];
     size_t size = pith_dtype_size(tensor->dtype), bytes = tensor->end - tensor->begin;
     if (size <= 1 || (uintptr_t)tensor->data % size == 0) continue;
     tensor->data = memcpy(copy, tensor->data, bytes);
@@ -164,8 +164,8 @@ static pith_status read_header(pith_context *context, pith_file *file, json_t *h
       PITH_TRY(read_metadata(context, file, entry, &room));
       continue;
     }
-    pith_tensor *tensor = &file->tensor[file->tensor_count];
-    *tensor = (pith_tensor){.name = keep_string(&room, name)};
+    pith_file_tensor *tensor = &file->tensor[file->tensor_count];
+    *tensor = (pith_file_tensor){.name = keep_string(&room, name)};
     PITH_TRY(read_tensor(context, file, name, entry, tensor));
     file->tensor_count++;
   }
@@ -224,8 +224,8 @@ const char *pith_safetensors_metadata(const pith_file *file, const char *key) {
 }
 
 pith_status pith_safetensors_tensor(pith_context *context, const pith_file *file, const char *name, pith_array *array) {
-  pith_tensor wanted = {.name = name};
-  const pith_tensor *tensor =
+  pith_file_tensor wanted = {.name = name};
+  const pith_file_tensor *tensor =
       file->tensor_count > 0 ? bsearch(&wanted, file->tensor, file->tensor_count, sizeof wanted, by_name) : NULL;
   if (!tensor)
     return pith_fail(context, PITH_E_FORMAT, "%s: no tensor \"%s\" among its %zu", file->name, name,

@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Entries up to here leave room for x^T G x, and for tr(G X G X^T), below what a double holds. */
-static const double LARGEST = 1e40;
+static const double LARGEST = PITH_GRAM_LARGEST;
 /* A leaf whose mass has fallen by this factor holds rounding errors of what it was: it is summed anew. */
 static const double FALL = 0x1p-10;
 
@@ -163,9 +162,15 @@ bool pith_gram_set_row(pith_gram *tree, size_t row, const double *values) {
 bool pith_gram_set(pith_gram *tree, const double *values) {
   if (!all_small(values, tree->rows * tree->d)) return false;
   memcpy(tree->row, values, tree->rows * tree->d * sizeof *values);
+  pith_gram_sum(tree);
+  return true;
+}
+
+double *pith_gram_values(pith_gram *tree) { return tree->row; }
+
+void pith_gram_sum(pith_gram *tree) {
   for (size_t leaf = 0; leaf < tree->leaves; leaf++) sum_leaf(tree, leaf);
   for (size_t node = tree->leaves; node-- > 1;) sum_children(tree, node);
-  return true;
 }
 
 void pith_gram_total(const pith_gram *tree, double *out) {

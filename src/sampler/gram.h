@@ -33,6 +33,12 @@ bool pith_gram_set_row(pith_gram *tree, size_t row, const double *values);
 /* All rows := values (rows, d), summed in O(n d^2). False, and the tree unsound, for the same reason. */
 bool pith_gram_set(pith_gram *tree, const double *values);
 
+/* All rows (rows, d), to be written by the caller; pith_gram_sum is due then, as after pith_gram_set. Entries must be
+ * at most PITH_GRAM_LARGEST: x^T G x and tr(G X G X^T) then stay below what a double holds. */
+#define PITH_GRAM_LARGEST 1e40
+double *pith_gram_values(pith_gram *tree);
+void pith_gram_sum(pith_gram *tree);
+
 size_t pith_gram_rows(const pith_gram *tree);
 size_t pith_gram_columns(const pith_gram *tree);
 const double *pith_gram_row(const pith_gram *tree, size_t row); /* (d) */

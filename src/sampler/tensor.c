@@ -8,7 +8,7 @@
 
 enum { MOST_DIM = 1024, DEFAULT_BUCKETS = 1024, LEAST_BUCKETS = 16, MOST_BUCKETS = 1 << 24 };
 static const size_t MOST_ROWS = (size_t)1 << 40;
-static const double LARGEST = 1e40; /* as in gram.c */
+static const double LARGEST = TENSOR_LARGEST;
 
 static const tensor_engine *const engines[] = {
     [PITH_TENSOR_EXACT] = &tensor_exact, [PITH_TENSOR_PAIRS] = &tensor_pairs, [PITH_TENSOR_SKETCH] = &tensor_rows};
@@ -87,13 +87,23 @@ void *tensor_zeros(pith_context *context, pith_tensor *sampler, size_t count, si
   return out;
 }
 
-pith_status pith_tensor_create(pith_context *context, const pith_tensor_options *options, pith_tensor **out) {
+pith_status pith_tensor_resolve(pith_context *context, const pith_tensor_options *options, pith_tensor_options *out) {
   if (options->struct_size != sizeof *options)
     return pith_fail(context, PITH_E_ARGUMENT, "options.struct_size is %zu; call pith_tensor_options_init first",
                      options->struct_size);
-  pith_tensor_options chosen = *options;
-  PITH_TRY(check_options(context, &chosen));
-  PITH_TRY(choose(context, &chosen));
+  *out = *options;
+  PITH_TRY(check_options(context, out));
+  return choose(context, out);
+}
+
+double pith_tensor_saved_bytes(pith_context *context, const pith_tensor_options *resolved) {
+  double rest = engines[resolved->method]->saved(context, resolved);
+  return rest < 0 ? rest : 8 * (rest + (double)resolved->dim * (double)resolved->dim);
+}
+
+pith_status pith_tensor_create(pith_context *context, const pith_tensor_options *options, pith_tensor **out) {
+  pith_tensor_options chosen;
+  PITH_TRY(pith_tensor_resolve(context, options, &chosen));
   pith_memory *memory = pith_memory_share(context);
   pith_tensor *sampler = pith_memory_allocate(memory, 1, sizeof *sampler);
   if (!sampler) {

@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "pith/sampler.h"
+#include "sampler/l2.h"
 
 typedef struct tensor_engine tensor_engine;
 
@@ -16,6 +17,16 @@ struct pith_tensor {
   bool begun; /* there was an update of A1 */
   size_t spent, failures;
 };
+
+/* Numbers of the state that are sums over updates: what is saved, and added when samplers are merged. */
+typedef struct tensor_span {
+  double *values;
+  size_t count;
+  double largest; /* of a sound one, in absolute value */
+} tensor_span;
+enum { TENSOR_SPANS = 4 };
+#define TENSOR_LARGEST PITH_GRAM_LARGEST /* of entries of A1, A2 and X */
+#define TENSOR_LARGEST_CELL 1e200        /* of sums of them, scaled */
 
 /* What the calls of pith/sampler.h say, with arguments checked and x kept by the caller. */
 struct tensor_engine {
@@ -31,9 +42,22 @@ struct tensor_engine {
   pith_status (*draw)(pith_context *context, pith_tensor *sampler, size_t count, pith_pair *pairs, size_t *drawn);
   pith_status (*norm)(pith_context *context, const pith_tensor *sampler, double *norm);
   size_t (*kept)(const pith_tensor *sampler); /* words */
+
+  size_t (*spans)(const pith_tensor *sampler, tensor_span *spans); /* of the state; yields how many */
+  void (*settle)(pith_tensor *sampler);                            /* spans have changed; NULL: nothing follows */
+  pith_l2 *(*sketch)(const pith_tensor *sampler);                  /* the rest of the state; NULL: there is none */
+  /* Words of spans and sketch, before there is a sampler; negative, with a message, where there cannot be one. */
+  double (*saved)(pith_context *context, const pith_tensor_options *options);
 };
 
 extern const tensor_engine tensor_exact, tensor_pairs, tensor_rows;
+
+/* Options with what was left open filled in, and their engine. PITH_E_ARGUMENT, PITH_E_BUDGET. */
+pith_status pith_tensor_resolve(pith_context *context, const pith_tensor_options *options, pith_tensor_options *out);
+/* Bytes of X, spans and sketch of resolved options; negative, with a message, where there cannot be such a sampler. */
+double pith_tensor_saved_bytes(pith_context *context, const pith_tensor_options *resolved);
+/* X first, then those of the engine. Yields how many, at most TENSOR_SPANS. */
+size_t pith_tensor_spans(const pith_tensor *sampler, tensor_span spans[TENSOR_SPANS]);
 
 /* Memory of the sampler, zeroed; NULL with the message set. */
 void *tensor_zeros(pith_context *context, pith_tensor *sampler, size_t count, size_t size);

@@ -117,6 +117,24 @@ static size_t kept(const pith_tensor *sampler) {
   return pith_gram_words(state->tree[0]) + pith_gram_words(state->tree[1]);
 }
 
+static size_t spans(const pith_tensor *sampler, tensor_span *out) {
+  const exact_state *state = sampler->state;
+  for (size_t i = 0; i < 2; i++)
+    out[i] = (tensor_span){pith_gram_values(state->tree[i]), pith_gram_rows(state->tree[i]) * sampler->options.dim,
+                           TENSOR_LARGEST};
+  return 2;
+}
+
+static void settle(pith_tensor *sampler) {
+  exact_state *state = sampler->state;
+  for (size_t i = 0; i < 2; i++) pith_gram_sum(state->tree[i]);
+}
+
+static double saved(pith_context *context, const pith_tensor_options *options) {
+  (void)context;
+  return ((double)options->rows1 + (double)options->rows2) * (double)options->dim;
+}
+
 const tensor_engine tensor_exact = {.name = "exact",
                                     .words = words,
                                     .create = create,
@@ -124,4 +142,7 @@ const tensor_engine tensor_exact = {.name = "exact",
                                     .update = update,
                                     .draw = draw,
                                     .norm = norm,
-                                    .kept = kept};
+                                    .kept = kept,
+                                    .spans = spans,
+                                    .settle = settle,
+                                    .saved = saved};

@@ -6,6 +6,7 @@
  *
  * A product of scales or hashes of i1 and i2 would make an update cheap, but then scales of pairs that share a row
  * depend on each other and the largest scaled entry no longer follows the law: tests/test_sampler_tensor.c shows it. */
+#include <math.h>
 #include <string.h>
 
 #include "linalg/linalg.h"
@@ -17,6 +18,9 @@ typedef struct pairs_state {
   pith_update *batch; /* (rows2) */
 } pairs_state;
 
+/* Of the rows alone: the sketch counts for itself. */
+static double words(const pith_tensor_options *options) { return (double)options->rows2 * ((double)options->dim + 4); }
+
 static pith_l2_options l2_options(const pith_tensor_options *options) {
   pith_l2_options out;
   pith_l2_options_init(&out);
@@ -24,13 +28,10 @@ static pith_l2_options l2_options(const pith_tensor_options *options) {
   out.draws = options->draws;
   out.method = PITH_METHOD_SKETCH;
   out.buckets = options->buckets;
-  out.memory = options->memory;
+  out.memory = options->memory - (size_t)fmin(8 * words(options), (double)options->memory);
   out.seed = options->seed;
   return out;
 }
-
-/* Of the rows alone: the sketch counts for itself. */
-static double words(const pith_tensor_options *options) { return (double)options->rows2 * ((double)options->dim + 4); }
 
 static pith_status create(pith_context *context, pith_tensor *sampler) {
   pairs_state *state = sampler->state = tensor_zeros(context, sampler, 1, sizeof *state);
@@ -40,7 +41,6 @@ static pith_status create(pith_context *context, pith_tensor *sampler) {
   state->batch = tensor_zeros(context, sampler, rows, sizeof *state->batch);
   if (!state->rows || !state->batch) return PITH_E_MEMORY;
   pith_l2_options options = l2_options(&sampler->options);
-  options.memory -= pith_min_size(options.memory, 8 * (size_t)words(&sampler->options));
   return pith_l2_create(context, &options, &state->sketch);
 }
 
@@ -126,6 +126,22 @@ static size_t kept(const pith_tensor *sampler) {
   return pith_l2_describe(state->sketch).words + (size_t)words(&sampler->options);
 }
 
+static size_t spans(const pith_tensor *sampler, tensor_span *out) {
+  const pairs_state *state = sampler->state;
+  out[0] = (tensor_span){state->rows, sampler->options.rows2 * sampler->options.dim, TENSOR_LARGEST_CELL};
+  return 1;
+}
+
+static pith_l2 *sketch(const pith_tensor *sampler) { return ((const pairs_state *)sampler->state)->sketch; }
+
+static double saved(pith_context *context, const pith_tensor_options *options) {
+  const pith_l2_options wanted = l2_options(options);
+  pith_l2_options resolved;
+  if (pith_l2_resolve(context, &wanted, &resolved) < 0) return -1;
+  const double x = 1; /* of the sketch: always one, and not saved */
+  return (double)options->rows2 * (double)options->dim + pith_l2_saved_bytes(&resolved) / 8 - x;
+}
+
 const tensor_engine tensor_pairs = {.name = "pairs",
                                     .fixed = true,
                                     .words = words,
@@ -134,4 +150,7 @@ const tensor_engine tensor_pairs = {.name = "pairs",
                                     .update = update,
                                     .draw = draw,
                                     .norm = norm,
-                                    .kept = kept};
+                                    .kept = kept,
+                                    .spans = spans,
+                                    .sketch = sketch,
+                                    .saved = saved};

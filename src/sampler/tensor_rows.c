@@ -255,6 +255,20 @@ static pith_status norm(pith_context *context, const pith_tensor *sampler, doubl
 
 static size_t kept(const pith_tensor *sampler) { return (size_t)words(&sampler->options); }
 
+static size_t spans(const pith_tensor *sampler, tensor_span *out) {
+  const rows_state *state = sampler->state;
+  size_t table = sampler->options.buckets * sampler->options.dim;
+  for (size_t side = 0; side < 2; side++)
+    out[side] = (tensor_span){state->plain[side], GRAM_BUCKETS * table, TENSOR_LARGEST_CELL};
+  out[2] = (tensor_span){state->cells, sampler->options.draws * 2 * DEPTH * table, TENSOR_LARGEST_CELL};
+  return 3;
+}
+
+static double saved(pith_context *context, const pith_tensor_options *options) {
+  (void)context;
+  return words(options);
+}
+
 const tensor_engine tensor_rows = {.name = "sketch",
                                    .words = words,
                                    .create = create,
@@ -262,4 +276,6 @@ const tensor_engine tensor_rows = {.name = "sketch",
                                    .update = update,
                                    .draw = draw,
                                    .norm = norm,
-                                   .kept = kept};
+                                   .kept = kept,
+                                   .spans = spans,
+                                   .saved = saved};

@@ -44,10 +44,43 @@ bad 'A1 0 0 1e50'
 bad 'A1 0 0'
 bad 'A3 0 0 1'
 bad 'row 0 1 2'
-bad 'draw 2'
+bad 'draw x'
+printf 'A1 0 0 1\ndraw 2\n' >bad.txt
+try sample tensor --rows1 3 --rows2 2 --dim 2 --method sketch --updates bad.txt
 printf 'A1 0 0 1\nA2 0 0 1\n' >bad.txt
 try sample tensor --rows1 3 --rows2 2 --dim 2 --method pairs --updates bad.txt
 try sample tensor --rows1 3 --dim 2
 try sample tensor --rows1 3 --rows2 2 --dim 2 --method scan
 try sample tensor --rows1 1000000 --rows2 1000000 --dim 64 --method exact --updates bad.txt
 try sample tensor --rows1 1000000 --rows2 1000000 --dim 64 --draws 9999 --updates bad.txt
+
+# Saved, loaded, merged: the first line "draw" is left out, since a file that is saved draws nothing.
+sed -e '/draw/d' updates.txt >whole.txt
+head -n 5 whole.txt >factors.txt
+(cat factors.txt; sed -n '6,7p' whole.txt) >first.txt
+(cat factors.txt; sed -n '8,$p' whole.txt) >last.txt
+sed -n '8,$p' whole.txt >rest.txt
+tensor() { quietly sample tensor --rows1 3 --rows2 2 --dim 2 --draws 4 --buckets 16 "$@"; }
+for method in exact sketch pairs; do
+  tensor --method $method --updates whole.txt --save whole.sketch
+  tensor --method $method --updates first.txt --save first.sketch
+  quietly sample tensor --load first.sketch --updates rest.txt --save continued.sketch
+  cmp continued.sketch whole.sketch && echo "$method: continued is the same"
+  part=rest.txt
+  [ $method = pairs ] && part=last.txt
+  tensor --method $method --updates $part --save last.sketch
+  quietly merge last.sketch first.sketch -o merged.sketch
+  if [ $method != sketch ]; then cmp merged.sketch whole.sketch && echo "$method: merged is the same"; fi
+  try sample tensor --load merged.sketch --draws 2 --updates /dev/null
+done
+tensor --method pairs --updates rest.txt --save rest.sketch
+try merge first.sketch rest.sketch -o none.sketch
+tensor --method pairs --seed 2 --updates last.txt --save seed.sketch
+try merge first.sketch seed.sketch -o none.sketch
+try sample tensor --load first.sketch --draws 9 --updates /dev/null
+try sample tensor --load first.sketch --rows1 3
+try sample l2 --load first.sketch --updates /dev/null
+printf 'draw 1\nA1 0 0 nan\n' >bad.txt
+try sample tensor --load first.sketch --updates bad.txt --save bad.sketch
+head -c 300 first.sketch >cut.sketch
+try sample tensor --load cut.sketch --updates /dev/null
