@@ -11,8 +11,10 @@ typedef struct attention_run {
   size_t n, m, dv, count;
   pith_draw *draws; /* (m, count) */
   size_t *drawn;    /* (m) */
+  double *norms;    /* (m) */
   pith_key_report report;
-  double *mean, *half_width; /* (m, dv) with --values */
+  double key_seconds, draw_seconds; /* reservoirs draw while keys come */
+  double *mean, *half_width;        /* (m, dv) with --values */
 } attention_run;
 
 static int check_usage(const cli_command *command, const sample_arguments *arguments) {
@@ -61,11 +63,13 @@ static int open_inputs(attention_run *run) {
                          run->count, run->m, run->m ? arguments->memory / sizeof *run->draws / run->m : 0);
   run->draws = allocate_zero(places, sizeof *run->draws);
   run->drawn = allocate_zero(run->m, sizeof *run->drawn);
+  run->norms = allocate_zero(run->m, sizeof *run->norms);
   return EXIT_DONE;
 }
 
 static pith_status draw_registered(attention_run *run) {
   pith_context *context = run->session->context;
+  double started = seconds_now();
   pith_reservoirs *reservoirs = NULL;
   pith_status status = pith_reservoirs_create(context, &run->queries.array, run->count, run->arguments->scale,
                                               run->session->common->seed, &reservoirs);
@@ -73,6 +77,8 @@ static pith_status draw_registered(attention_run *run) {
   status = pith_reservoirs_push(context, reservoirs, &run->keys.array, 0);
   if (status >= 0 && pith_reservoirs_draws(reservoirs, run->draws))
     for (size_t i = 0; i < run->m; i++) run->drawn[i] = run->count;
+  pith_reservoirs_norms(reservoirs, run->norms);
+  run->key_seconds = seconds_now() - started;
   run->report.words = pith_reservoirs_words(reservoirs);
   pith_reservoirs_free(reservoirs);
   return status;
@@ -92,10 +98,13 @@ static pith_status draw_stored(attention_run *run) {
   options.memory = arguments->memory;
   options.seed = run->session->common->seed;
   pith_key_sampler *sampler = NULL;
+  double started = seconds_now();
   pith_status status = pith_key_sampler_create(run->session->context, &run->keys.array, &options, &sampler);
+  run->key_seconds = seconds_now() - started;
   if (status >= 0)
     status = pith_key_sampler_draw(run->session->context, sampler, &run->queries.array, run->count, run->draws,
-                                   run->drawn, &run->report);
+                                   run->drawn, run->norms, &run->report);
+  run->draw_seconds = seconds_now() - started - run->key_seconds;
   pith_key_sampler_free(sampler);
   return status;
 }
@@ -136,7 +145,7 @@ static json_t *row_of_numbers(const double *values, size_t count) {
   return row;
 }
 
-static void print_json(const attention_run *run, size_t failures, double draw_seconds) {
+static void print_json(const attention_run *run, size_t failures) {
   const sample_arguments *arguments = run->arguments;
   json_t *object = json_report(), *draws = json_array();
   for (size_t i = 0; i < run->m; i++)
@@ -152,6 +161,7 @@ static void print_json(const attention_run *run, size_t failures, double draw_se
   json_object_set_new(object, "queries", json_count(run->m));
   json_object_set_new(object, "seed", json_count(run->session->common->seed));
   json_object_set_new(object, "draws", draws);
+  json_object_set_new(object, arguments->softmax ? "log_sums" : "norms", row_of_numbers(run->norms, run->m));
   json_object_set_new(object, "failures", json_count(failures));
   json_object_set_new(object, "proposals", json_count(run->report.proposals));
   json_object_set_new(object, "accepted", json_count(run->report.accepted));
@@ -175,7 +185,10 @@ static void print_json(const attention_run *run, size_t failures, double draw_se
     json_object_set_new(object, "confidence", json_number(arguments->confidence));
     json_object_set_new(object, "certified", json_boolean(is_certified(run)));
   }
-  json_object_set_new(object, "draw_seconds", json_number(draw_seconds));
+  json_object_set_new(object, "updates", json_count(run->n));
+  json_object_set_new(object, "updates_per_second",
+                      json_number(run->key_seconds > 0 ? (double)run->n / run->key_seconds : 0));
+  json_object_set_new(object, "draw_seconds", json_number(run->draw_seconds));
   json_object_set_new(object, "seconds", json_number(session_seconds(run->session)));
   json_print(object, run->session->out);
 }
@@ -206,16 +219,14 @@ int sample_attention(cli_session *session) {
   if (!code && run.arguments->output) code = session_output(session, "-o", run.arguments->output);
   if (!code) code = open_inputs(&run);
   if (!code) {
-    double started = seconds_now();
     pith_status status = run.arguments->registered ? draw_registered(&run) : draw_stored(&run);
-    double draw_seconds = seconds_now() - started;
     if (status >= 0) status = estimate(&run);
     size_t failures = 0;
     for (size_t i = 0; i < run.m; i++) failures += run.count - run.drawn[i];
     if (status < 0) {
       code = session_fail(session, status);
     } else if (session->common->json) {
-      print_json(&run, failures, draw_seconds);
+      print_json(&run, failures);
     } else {
       print_draws(&run);
       say(&run, failures);
@@ -223,6 +234,7 @@ int sample_attention(cli_session *session) {
   }
   free(run.half_width);
   free(run.mean);
+  free(run.norms);
   free(run.drawn);
   free(run.draws);
   input_close(&run.values);

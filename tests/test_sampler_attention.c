@@ -48,7 +48,7 @@ static double draw_p(pith_context *context, pith_key_sampler *sampler, const fix
   pith_draw *draws = malloc(DRAWS * sizeof *draws);
   size_t drawn = 0, counts[N] = {0};
   assert_non_null(draws);
-  assert_ok(context, pith_key_sampler_draw(context, sampler, &f->q, DRAWS, draws, &drawn, report));
+  assert_ok(context, pith_key_sampler_draw(context, sampler, &f->q, DRAWS, draws, &drawn, NULL, report));
   assert_int_equal(drawn, DRAWS);
   for (size_t t = 0; t < DRAWS; t++) {
     assert_true(draws[t].row < N && draws[t].weight == 1);
@@ -116,6 +116,52 @@ static void test_softmax_law(void **state) {
   test_context_free(context);
 }
 
+/* |y|, or log sum exp(z), of the query of `f`; power 0: softmax. */
+static double direct_norm(const fixture *f, size_t power, double scale) {
+  double sum = 0;
+  for (size_t i = 0; i < N; i++) {
+    double product = 0;
+    for (size_t j = 0; j < D; j++) product += (double)f->keys[i * D + j] * f->query[j];
+    sum += power ? pow(product, 2 * (double)power) : exp(scale * product);
+  }
+  return power ? sqrt(sum) : log(sum);
+}
+
+/* Norms: exact from scans and exact trees; else as near as the number of draws allows. */
+static void test_norms(void **state) {
+  (void)state;
+  enum { FEW = 10000 };
+  pith_context *context = test_context(2);
+  static const struct {
+    pith_key_law law;
+    size_t power, features;
+    pith_key_method method;
+    double reach, within;
+  } cases[] = {{PITH_LAW_POWER, 1, 0, PITH_KEYS_SCAN, 1, 1e-12},   {PITH_LAW_POWER, 3, 0, PITH_KEYS_SCAN, 1, 1e-12},
+               {PITH_LAW_POWER, 1, 0, PITH_KEYS_TREE, 1, 1e-12},   {PITH_LAW_POWER, 2, 0, PITH_KEYS_TREE, 1, 1e-12},
+               {PITH_LAW_POWER, 3, 512, PITH_KEYS_TREE, 1, 0.2},   {PITH_LAW_SOFTMAX, 1, 0, PITH_KEYS_SCAN, 4, 1e-12},
+               {PITH_LAW_SOFTMAX, 1, 0, PITH_KEYS_TREE, 1, 0.01},  {PITH_LAW_SOFTMAX, 2, 0, PITH_KEYS_TREE, 4, 0.03},
+               {PITH_LAW_SOFTMAX, 1, 0, PITH_KEYS_TREE, 30, 1e-12}};
+  pith_draw *draws = malloc(FEW * sizeof *draws);
+  assert_non_null(draws);
+  for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    fixture f = make(3, cases[c].reach);
+    const size_t power = cases[c].law == PITH_LAW_POWER ? cases[c].power : 0;
+    pith_key_sampler *sampler = create(context, &f, cases[c].law, cases[c].power, cases[c].method, cases[c].features);
+    pith_key_report report;
+    double norm = NAN, wanted = direct_norm(&f, power, 0.5), other = direct_norm(&f, power + 1, 0.5);
+    size_t drawn = 0;
+    assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, FEW, draws, &drawn, &norm, &report));
+    double apart = power ? norm / wanted - 1 : norm - wanted;
+    if (!(fabs(apart) <= cases[c].within)) fail_msg("case %zu: norm %g, wanted %g", c, norm, wanted);
+    assert_true(fabs(norm / other - 1) > 0.2); /* negative control: that of another law */
+    pith_key_sampler_free(sampler);
+    unmake(&f);
+  }
+  free(draws);
+  test_context_free(context);
+}
+
 /* TensorSketch is what its definition says, and errs as its theorem says. */
 static void test_tensor_sketch(void **state) {
   (void)state;
@@ -174,7 +220,7 @@ static void test_sketched_power(void **state) {
     pith_draw draws[FEW];
     pith_key_report report;
     size_t drawn = 0, counts[N] = {0};
-    assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, FEW, draws, &drawn, &report));
+    assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, FEW, draws, &drawn, NULL, &report));
     assert_int_equal(drawn, FEW);
     for (size_t t = 0; t < FEW; t++) {
       double y = 0;
@@ -216,7 +262,7 @@ static void test_set(void **state) {
       for (size_t i = 0; i < N; i++) assert_ok(context, pith_key_sampler_set(context, sampler, i, NULL));
       pith_draw draw;
       size_t drawn = 9;
-      assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, 1, &draw, &drawn, &report));
+      assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, 1, &draw, &drawn, NULL, &report));
       assert_int_equal(drawn, 0);
       pith_key_sampler_free(sampler);
       unmake(&f);
@@ -254,6 +300,9 @@ static void test_reservoirs(void **state) {
       pith_reservoirs_free(part);
     }
     assert_true(pith_reservoirs_draws(whole, draws[run]));
+    double norm = 0; /* within 4 deviations */
+    pith_reservoirs_norms(whole, &norm);
+    assert_true(fabs(norm - direct_norm(&f, 0, 0.5)) < 4 * 1.2826 / sqrt(COUNT));
     pith_reservoirs_free(whole);
     test_context_free(context);
   }
@@ -287,7 +336,7 @@ static void test_attend(void **state) {
   for (size_t run = 0; run < 2 * RUNS; run++) {
     size_t count = run % 2 ? MANY : FEW, drawn = 0, inside = 0, near = 0;
     pith_key_report report;
-    assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, count, draws, &drawn, &report));
+    assert_ok(context, pith_key_sampler_draw(context, sampler, &f.q, count, draws, &drawn, NULL, &report));
     assert_ok(context, pith_draws_attend(context, &v, draws, 1, count, 0.9, mean, width));
     for (size_t j = 0; j < DV; j++) {
       inside += fabs(mean[j] - exact[j]) <= width[j];
@@ -339,9 +388,9 @@ static void test_bad_input(void **state) {
   pith_key_report report;
   size_t drawn = 0;
   pith_array wide = pith_array_matrix(f.keys, PITH_F32, 3, D + 1);
-  assert_int_equal(pith_key_sampler_draw(context, sampler, &wide, 1, &draw, &drawn, &report), PITH_E_SHAPE);
+  assert_int_equal(pith_key_sampler_draw(context, sampler, &wide, 1, &draw, &drawn, NULL, &report), PITH_E_SHAPE);
   f.query[0] = INFINITY;
-  assert_int_equal(pith_key_sampler_draw(context, sampler, &f.q, 1, &draw, &drawn, &report), PITH_E_VALUE);
+  assert_int_equal(pith_key_sampler_draw(context, sampler, &f.q, 1, &draw, &drawn, NULL, &report), PITH_E_VALUE);
   pith_key_sampler_free(sampler);
   pith_reservoirs *reservoirs = NULL;
   assert_int_equal(pith_reservoirs_create(context, &f.q, 4, 0, 1, &reservoirs), PITH_E_VALUE);
@@ -360,7 +409,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_power_laws),     cmocka_unit_test(test_softmax_law), cmocka_unit_test(test_tensor_sketch),
       cmocka_unit_test(test_sketched_power), cmocka_unit_test(test_set),         cmocka_unit_test(test_reservoirs),
-      cmocka_unit_test(test_attend),         cmocka_unit_test(test_bad_input),
+      cmocka_unit_test(test_norms),          cmocka_unit_test(test_attend),      cmocka_unit_test(test_bad_input),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -266,10 +266,11 @@ typedef struct pith_key_report {
 
 /* `count` independent draws for each of the queries (m, d): draws (m, count) with value y_i, or z_i for softmax, and
  * weight 1. A query whose weights are all 0 has none: drawn[j] is then 0, else `count`. Calls with one sampler draw
- * afresh; the result does not depend on the number of threads. */
+ * afresh; the result does not depend on the number of threads. norms (m), or NULL: |y|, and for softmax log sum_j
+ * exp(z_j): exact from a scan and for powers 1 and 2, else estimated (TensorSketch; the mean chance of proposals). */
 PITH_API PITH_CHECK pith_status pith_key_sampler_draw(pith_context *context, pith_key_sampler *sampler,
                                                       const pith_array *queries, size_t count, pith_draw *draws,
-                                                      size_t *drawn, pith_key_report *report);
+                                                      size_t *drawn, double *norms, pith_key_report *report);
 
 /* Softmax draws for queries that are known before the keys come: `count` reservoirs for each query keep the key with
  * the largest z_i + G_i, G_i Gumbel, which follows the law exactly when every key comes once. O(1) words a draw; no
@@ -288,6 +289,9 @@ PITH_API PITH_CHECK pith_status pith_reservoirs_merge(pith_context *context, pit
                                                       const pith_reservoirs *other);
 /* draws (m, count): value z_i, weight 1. 0 before the first key, else 1. */
 PITH_API int pith_reservoirs_draws(const pith_reservoirs *reservoirs, pith_draw *draws);
+/* norms (m): log sum_j exp(z_j) over the keys so far, estimated from the largest z + G, which are Gumbel variables
+ * about it: within 1.28 / sqrt(count) (standard deviation). -infinity before the first key. */
+PITH_API void pith_reservoirs_norms(const pith_reservoirs *reservoirs, double *norms);
 PITH_API size_t pith_reservoirs_words(const pith_reservoirs *reservoirs);
 
 /* Attention outputs from draws: mean (m, dv) over the `count` draws of each of m queries of the rows of values (n, dv)

@@ -14,7 +14,7 @@ enum { FEWEST = 1024, PATIENCE = 64 };
 
 typedef struct tally { /* of a query */
   size_t proposals, accepted, scanned;
-  double distance;
+  double distance, norm;
 } tally;
 
 typedef struct draw_job {
@@ -77,6 +77,7 @@ static bool scan(const draw_job *job, size_t query, size_t first, double *sums) 
     job->draws[query * job->count + t] =
         (pith_draw){.row = low, .value = value_of(sampler, logit(sampler, q, low)), .weight = 1};
   }
+  job->tallies[query].norm = is_softmax(sampler) ? largest + log(total) : value_of(sampler, largest) * sqrt(total);
   return true;
 }
 
@@ -86,10 +87,24 @@ static double dot(const double *a, const double *b, size_t count) {
   return sum;
 }
 
+/* The b of a bound `half` = r / 2m. */
+static double offset_of(double half) { return half < 1e-4 ? 1 + half * half / 3 : half / tanh(half); }
+
+/* |y| from the tree that was asked `form`; of softmax log sum exp(z), since `accepted`, the mean chance of proposals,
+ * is C' sum exp(z) over the mass of the tree. */
+static double norm_of_tree(const pith_key_sampler *sampler, const pith_gram_form *form, const float *query, double r,
+                           double accepted) {
+  double mass = pith_gram_mass(sampler->tree, form), middle = 0;
+  if (!is_softmax(sampler)) return sqrt(mass);
+  double m = (double)sampler->options.power, half = r / (2 * m);
+  for (size_t j = 0; j < sampler->d; j++) middle += query[j] * sampler->centre[j];
+  return log(accepted * mass) + r - 2 * m * log(offset_of(half) + half) + sampler->options.scale * middle;
+}
+
 /* log of exp(z) / (C (b + z / 2m)^2m), z from the centre. */
 static double log_acceptance(const pith_key_sampler *sampler, const float *query, size_t row, double r) {
   double m = (double)sampler->options.power, half = r / (2 * m), z = 0;
-  double b = half < 1e-4 ? 1 + half * half / 3 : half / tanh(half);
+  double b = offset_of(half);
   for (size_t j = 0; j < sampler->d; j++)
     z += query[j] * ((double)sampler->keys[row * sampler->d + j] - sampler->centre[j]);
   z *= sampler->options.scale;
@@ -105,7 +120,7 @@ static size_t walk(const draw_job *job, size_t query, double *packed) {
   pith_stream proposing = pith_stream_make(sampler->options.seed, PITH_STREAM_KEYS, (uint32_t)(3 * query + 1));
   pith_stream accepting = pith_stream_make(sampler->options.seed, PITH_STREAM_KEYS, (uint32_t)(3 * query + 2));
   tally *own = &job->tallies[query];
-  double ratios = 0;
+  double ratios = 0, chances = 0;
   pith_draw *draws = job->draws + query * job->count;
   size_t done = 0;
   for (uint64_t number = 0; done < job->count && (number < FEWEST || done * PATIENCE >= number); number++) {
@@ -114,6 +129,7 @@ static size_t walk(const draw_job *job, size_t query, double *packed) {
     own->proposals++;
     if (is_softmax(sampler)) {
       double chance = exp(log_acceptance(sampler, q, row, job->bound[query]));
+      chances += chance;
       if (pith_random_uniform(&accepting, place(sampler, number)) >= chance) continue;
     }
     double value = value_of(sampler, logit(sampler, q, row));
@@ -126,6 +142,7 @@ static size_t walk(const draw_job *job, size_t query, double *packed) {
     draws[done++].value = value;
   }
   own->accepted = done;
+  own->norm = norm_of_tree(sampler, &form, q, job->bound[query], chances / (double)own->proposals);
   /* Under the law drawn from, the ratio of the two laws is weight over its mean: half its mean distance from 1. */
   for (size_t t = 0; t < done; t++) {
     if (ratios > 0) own->distance += fabs(draws[t].weight * (double)done / ratios - 1) / (2 * (double)done);
@@ -168,7 +185,7 @@ static void map_queries(pith_key_sampler *sampler, const float *queries, size_t 
       factor = sampler->options.scale / (2 * degree);
       bound[i] = fabs(sampler->options.scale) * sqrt(norm) * sampler->radius * (1 + 1e-9) + 1e-12;
       double half = bound[i] / (2 * degree);
-      *row++ = half < 1e-4 ? 1 + half * half / 3 : half / tanh(half);
+      *row++ = offset_of(half);
     }
     for (size_t j = 0; j < d; j++) row[j] = factor * queries[i * d + j];
     pith_poly_map(sampler->poly, sampler->row, asked + i * features);
@@ -193,7 +210,8 @@ static size_t kept_words(const pith_key_sampler *sampler) {
 }
 
 pith_status pith_key_sampler_draw(pith_context *context, pith_key_sampler *sampler, const pith_array *queries,
-                                  size_t count, pith_draw *draws, size_t *drawn, pith_key_report *report) {
+                                  size_t count, pith_draw *draws, size_t *drawn, double *norms,
+                                  pith_key_report *report) {
   if (queries->ndim != 2 || queries->shape[1] != sampler->d)
     return pith_fail(context, PITH_E_SHAPE, "queries must be (m, %zu), as wide as the keys", sampler->d);
   if (queries->shape[0] > UINT32_MAX / 3 || count >= (uint64_t)1 << 24)
@@ -220,6 +238,8 @@ pith_status pith_key_sampler_draw(pith_context *context, pith_key_sampler *sampl
     pith_parallel_for(context, m, draw_query, &job);
     *report = (pith_key_report){.words = kept_words(sampler)};
     sum_tallies(&job, m, report);
+    for (size_t i = 0; norms && i < m; i++)
+      norms[i] = drawn[i] || !is_softmax(sampler) ? job.tallies[i].norm : -INFINITY;
     sampler->calls++;
   }
   pith_release(context, work);

@@ -165,6 +165,15 @@ int pith_reservoirs_draws(const pith_reservoirs *reservoirs, pith_draw *draws) {
   return 1;
 }
 
+void pith_reservoirs_norms(const pith_reservoirs *reservoirs, double *norms) {
+  const double euler = 0.57721566490153286; /* the mean of a Gumbel variable */
+  for (size_t i = 0; i < reservoirs->m; i++) {
+    double sum = 0;
+    for (size_t t = 0; t < reservoirs->count; t++) sum += reservoirs->best[i * reservoirs->count + t];
+    norms[i] = sum / (double)reservoirs->count - euler;
+  }
+}
+
 size_t pith_reservoirs_words(const pith_reservoirs *reservoirs) {
   return reservoirs->m * (reservoirs->count * 4 + (reservoirs->d + 1) / 2);
 }

@@ -7,7 +7,7 @@ np.save("one.npy", q[:1] / 4), np.save("two.npy", q[:2])'
 for law in "--power 1" "--power 2" "--power 3" "--softmax --scale 1" "--softmax --scale 1 --registered"; do
   quietly sample attention --keys "$K" --queries one.npy $law --draws 4000 --json
   cp .out report.json
-  check has report.json draws failures proposals acceptance law_distance memory_words seconds
+  check has report.json draws failures proposals acceptance law_distance memory_words updates updates_per_second seconds
   check true report.json 'len(r["draws"]) == 4000 and r["failures"] == 0 and r["law_distance"] == 0'
   echo "$law"
   LAW="$law" "$PYTHON" -c '
@@ -19,6 +19,9 @@ p /= p.sum()
 drawn = json.load(open("report.json"))["draws"]
 counts = np.bincount([d["index"] for d in drawn], minlength=len(p))
 values = z if law[0] == "--softmax" else z ** int(law[1])
+r = json.load(open("report.json"))
+norm, right = (r["log_sums"][0], np.log(np.exp(z).sum())) if "log_sums" in r else (r["norms"][0], (values ** 2).sum() ** 0.5)
+print("norm right:", abs(norm / right - 1) < 0.01)
 print("values right:", all(abs(d["value"] - values[d["index"]]) < 1e-5 for d in drawn))
 bins = np.digitize(np.cumsum(p[np.argsort(p)]), np.linspace(0, 1, 17)[1:-1])
 seen, wanted = np.zeros(16), np.zeros(16)
