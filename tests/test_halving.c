@@ -330,7 +330,6 @@ static void test_samples_model_gives_a_true_subset(void **state) {
                               .keys = N,
                               .key_rows = in.keys,
                               .value_rows = in.values,
-                              .turns = 1,
                               .scale = 1,
                               .query_start = N - ASKED,
                               .probes = 8,

@@ -30,7 +30,6 @@ static void make(pith_context *context, fixture *f, pith_query_kind kind, size_t
                                   .keys = N,
                                   .key_rows = f->keys,
                                   .value_rows = f->values,
-                                  .turns = 1,
                                   .scale = 0.35,
                                   .query_start = PITH_UNSET,
                                   .horizon = 64,

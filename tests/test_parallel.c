@@ -50,8 +50,55 @@ static void awake_threads_run_every_item_once(void **state) {
   }
 }
 
+/* ---- Tasks ---- */
+
+enum { TASKS = 50 };
+
+typedef struct tasks {
+  size_t fail_at;
+  size_t runs[TASKS];
+  float *kept[TASKS];
+} tasks;
+
+static pith_status work(pith_context *context, void *argument, size_t index) {
+  tasks *t = argument;
+  t->runs[index]++;
+  float *scratch = pith_scratch(context, 0, 64 * (index + 1)); /* each thread has its own */
+  t->kept[index] = pith_allocate(context, 8, sizeof(float));
+  if (!scratch || !t->kept[index]) return PITH_E_MEMORY;
+  memset(scratch, (int)index, 64 * (index + 1));
+  for (int i = 0; i < 8; i++) t->kept[index][i] = (float)((const unsigned char *)scratch)[i];
+  return index == t->fail_at ? pith_fail(context, PITH_E_VALUE, "task %zu cannot", index) : PITH_OK;
+}
+
+static void tasks_have_contexts_of_their_own(void **state) {
+  (void)state;
+  for (int threads = 1; threads <= 4; threads++)
+    for (int failure = 0; failure < 3; failure++) {
+      const size_t fail_at = (const size_t[]){TASKS, TASKS - 1, 7}[failure];
+      pith_context *context = test_context(threads);
+      tasks t = {.fail_at = fail_at};
+      pith_status status = pith_parallel_tasks(context, "working", TASKS, work, &t);
+      if (fail_at == TASKS) assert_int_equal(status, PITH_OK);
+      if (fail_at < TASKS) {
+        char message[32];
+        (void)snprintf(message, sizeof message, "task %zu cannot", fail_at);
+        assert_int_equal(status, PITH_E_VALUE);
+        assert_string_equal(pith_context_message(context), message);
+      }
+      for (size_t i = 0; i < TASKS; i++) {
+        if (i == fail_at || fail_at == TASKS) assert_int_equal(t.runs[i], 1);
+        assert_true(t.runs[i] <= 1);
+        for (int j = 0; t.kept[i] && j < 8; j++) assert_true(t.kept[i][j] == (float)i);
+        pith_release(context, t.kept[i]);
+      }
+      test_context_free(context); /* nothing is left behind */
+    }
+}
+
 int main(void) {
   test_skip_unless_isa();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(awake_threads_run_every_item_once)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(awake_threads_run_every_item_once),
+                                     cmocka_unit_test(tasks_have_contexts_of_their_own)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,7 +30,7 @@ static void make(fixture *out) {
                                  .keys = N,
                                  .key_rows = f.keys,
                                  .value_rows = f.values,
-                                 .turns = 2,
+                                 .lessons = 2 * (2 * ROWS - 20),
                                  .scale = 0.25,
                                  .rope_base = 100,
                                  .query_start = PITH_UNSET,
@@ -108,8 +108,16 @@ static void test_split(void **state) {
     }
   }
   for (size_t r = 0; r < 2 * ROWS; r++) assert_int_equal(used[r], 1);
-  /* The near keys of a query: their mass is the sum over the keys up to its position. */
-  for (size_t i = 0; i < model->turned_count; i++) assert_true(isfinite(model->local_log_mass[i]));
+  assert_int_equal(model->distinct_count, 2 * ROWS - 20);
+  pith_query_model_free(context, model);
+
+  /* Spared rows come behind the fit, and at least a few are left to fit. */
+  f.source.lessons = 0;
+  f.source.spare = 7;
+  f.source.samples = 0;
+  assert_ok(context, pith_query_model_create(context, &f.source, &model));
+  assert_int_equal(model->fit_count, 2 * ROWS - 27);
+  assert_int_equal(model->turned_count, 2 * ROWS - 20);
   pith_query_model_free(context, model);
 
   /* Two models of one seed are the same; another seed draws other probes. */
@@ -120,6 +128,60 @@ static void test_split(void **state) {
   assert_memory_not_equal(again->probes, other->probes, 20 * D * sizeof(float));
   pith_query_model_free(context, again);
   pith_query_model_free(context, other);
+  unmake(&f);
+  pith_context_free(context);
+}
+
+/* Steps that lie between recorded row r and the turned query q; SIZE_MAX: none turn one into the other. */
+static size_t find_ahead(const fixture *f, const pith_query_model *model, size_t r, const float *q) {
+  for (size_t ahead = 0; ahead < f->source.horizon; ahead++) {
+    float turned[D], distance = 0;
+    memcpy(turned, model->recorded + r * D, sizeof turned);
+    pith_rope_turn(turned, D, f->source.rope, f->source.rope_base, (double)(N + ahead) - (double)model->position[r]);
+    for (size_t j = 0; j < D; j++) distance += fabsf(turned[j] - q[j]);
+    if (distance < 1e-4f) return ahead;
+  }
+  return SIZE_MAX;
+}
+
+/* A query asked `ahead` behind the last key meets the ahead + 1 keys that it saw last, as they were. */
+static void check_near(const fixture *f, const pith_query_model *model, size_t r, size_t ahead, double log_mass,
+                       const float *answer) {
+  size_t last = model->position[r] < N ? model->position[r] : N - 1, first = last > ahead ? last - ahead : 0;
+  double mass = 0, sum[3] = {0};
+  for (size_t i = first; i <= last; i++) {
+    double logit = 0;
+    for (size_t j = 0; j < D; j++) logit += (double)model->recorded[r * D + j] * f->keys[i * D + j];
+    mass += exp(logit);
+    for (size_t j = 0; j < 3; j++) sum[j] += exp(logit) * f->values[i * 3 + j];
+  }
+  assert_float_equal(log_mass, log(mass), 1e-4);
+  for (size_t j = 0; j < 3; j++) assert_float_equal(answer[j], sum[j] / mass, 1e-4);
+}
+
+static void test_near_keys(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  fixture f;
+  make(&f);
+  f.source.rope = PITH_ROPE_PAIRS;
+  f.source.horizon = 61;
+  pith_query_model *model = NULL;
+  assert_ok(context, pith_query_model_create(context, &f.source, &model));
+  size_t seen[61] = {0}, distinct = 0;
+  for (size_t i = 0; i < model->turned_count; i++) {
+    size_t found = 0;
+    for (size_t r = 0; r < 2 * ROWS && found == 0; r++) {
+      size_t ahead = find_ahead(&f, model, r, model->fit + i * D);
+      if (ahead == SIZE_MAX) continue;
+      check_near(&f, model, r, ahead, model->local_log_mass[i], model->local_answer + i * 3);
+      distinct += seen[ahead]++ == 0;
+      found++;
+    }
+    assert_int_equal(found, 1);
+  }
+  assert_true(distinct > 10); /* the positions that are asked from are spread over the horizon */
+  pith_query_model_free(context, model);
   unmake(&f);
   pith_context_free(context);
 }
@@ -262,8 +324,8 @@ static void test_refusals(void **state) {
 
 int main(void) {
   test_skip_unless_isa();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_turns), cmocka_unit_test(test_split),
-                                     cmocka_unit_test(test_kernels), cmocka_unit_test(test_draws),
-                                     cmocka_unit_test(test_refusals)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_turns),     cmocka_unit_test(test_split),
+                                     cmocka_unit_test(test_near_keys), cmocka_unit_test(test_kernels),
+                                     cmocka_unit_test(test_draws),     cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

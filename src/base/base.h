@@ -65,6 +65,16 @@ int pith_threads(const pith_context *context);
 typedef pith_status (*pith_work)(void *argument);
 pith_status pith_parallel_awake(pith_context *context, pith_work work, void *argument);
 
+/* Tasks that have nothing to do with each other: each runs on one thread and has a context of its own, in which it may
+ * allocate and fail. With fewer tasks than threads they run one after another instead, on all threads. Progress is
+ * reported as `stage`. After a failure no further task is begun; the failure of lowest index is given. */
+typedef pith_status (*pith_task)(pith_context *context, void *argument, size_t index);
+pith_status pith_parallel_tasks(pith_context *context, const char *stage, size_t count, pith_task task, void *argument);
+
+/* A context for one of several threads: it shares the memory of `context` and has one thread and no progress. To be
+ * freed with pith_context_free. */
+pith_status pith_context_worker(pith_context *context, pith_context **out);
+
 typedef struct pith_team pith_team;                   /* the threads that are awake: parallel.c */
 pith_team **pith_context_team(pith_context *context); /* where a context remembers them */
 
@@ -93,6 +103,9 @@ enum { /* purposes: one number each, never reused */
        PITH_STREAM_GUMBEL = 23,
        PITH_STREAM_TENSOR_SKETCH = 24,
        PITH_STREAM_LOGITS = 30,
+       PITH_STREAM_CACHE_SAMPLES = 40,
+       PITH_STREAM_CACHE_HELD = 41,
+       PITH_STREAM_RESERVOIR = 42,
        PITH_STREAM_TEST = 100
 };
 

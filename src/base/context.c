@@ -42,7 +42,9 @@ static void default_release(void *user, void *pointer, size_t size) {
 void *pith_memory_allocate(pith_memory *memory, size_t count, size_t size) {
   size_t bytes = 0;
   if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2) return NULL;
-  unsigned char *block = memory->allocator.allocate(memory->allocator.user, bytes + HEADER);
+  unsigned char *block = NULL;
+#pragma omp critical(pith_allocator)
+  block = memory->allocator.allocate(memory->allocator.user, bytes + HEADER);
   if (!block) return NULL;
   memcpy(block, &bytes, sizeof bytes);
   size_t now = __atomic_add_fetch(&memory->bytes, bytes, __ATOMIC_RELAXED);
@@ -56,6 +58,7 @@ void pith_memory_release(pith_memory *memory, void *pointer) {
   size_t bytes = 0;
   memcpy(&bytes, block, sizeof bytes);
   __atomic_sub_fetch(&memory->bytes, bytes, __ATOMIC_RELAXED);
+#pragma omp critical(pith_allocator)
   memory->allocator.release(memory->allocator.user, block, bytes + HEADER);
 }
 
@@ -137,6 +140,15 @@ void pith_context_free(pith_context *context) {
   pith_memory *memory = context->memory;
   pith_memory_release(memory, context);
   pith_memory_unshare(memory);
+}
+
+pith_status pith_context_worker(pith_context *context, pith_context **out) {
+  pith_context *worker = pith_allocate_zero(context, 1, sizeof *worker);
+  if (!worker) return PITH_E_MEMORY;
+  worker->memory = pith_memory_share(context);
+  worker->threads = 1;
+  *out = worker;
+  return PITH_OK;
 }
 
 const char *pith_context_message(const pith_context *context) { return context->message; }

@@ -91,3 +91,63 @@ void pith_parallel_for(pith_context *context, size_t count, pith_body body, void
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (size_t index = 0; index < count; index++) body(argument, index, omp_get_thread_num());
 }
+
+/* ---- Tasks ---- */
+
+typedef struct task_list {
+  pith_context *context;
+  const char *stage;
+  size_t count, done, failed; /* done: finished so far; failed: lowest index that did, or count */
+  pith_task task;
+  void *argument;
+  pith_status status;
+} task_list;
+
+static bool has_failed(const task_list *list) { return __atomic_load_n(&list->status, __ATOMIC_RELAXED) < 0; }
+
+static void note_failure(task_list *list, size_t index, pith_status status, const char *message) {
+#pragma omp critical(pith_tasks)
+  if (index < list->failed) {
+    list->failed = index;
+    pith_set_message(list->context, "%s", message);
+    __atomic_store_n(&list->status, status, __ATOMIC_RELAXED);
+  }
+}
+
+/* Only the calling thread speaks of progress, since that is where callers expect to be called. */
+static void run_task(task_list *list, pith_context *worker, size_t index) {
+  if (has_failed(list)) return;
+  pith_status status = list->task(worker, list->argument, index);
+  if (status < 0) note_failure(list, index, status, pith_context_message(worker));
+  size_t done = __atomic_add_fetch(&list->done, 1, __ATOMIC_RELAXED);
+  if (status < 0 || omp_get_thread_num() != 0) return;
+  status = pith_report(list->context, list->stage, done, list->count);
+  if (status < 0) note_failure(list, 0, status, pith_context_message(list->context));
+}
+
+static pith_status run_in_order(task_list *list) {
+  for (size_t index = 0; index < list->count; index++) {
+    PITH_TRY(pith_report(list->context, list->stage, index, list->count));
+    PITH_TRY(list->task(list->context, list->argument, index));
+  }
+  return pith_report(list->context, list->stage, list->count, list->count);
+}
+
+pith_status pith_parallel_tasks(pith_context *context, const char *stage, size_t count, pith_task task,
+                                void *argument) {
+  task_list list = {context, stage, count, 0, count, task, argument, PITH_OK};
+  size_t threads = (size_t)pith_threads(context);
+  if (threads == 1 || count < threads) return run_in_order(&list);
+  PITH_TRY(pith_report(context, stage, 0, count));
+  pith_context **worker = pith_allocate_zero(context, threads, sizeof(pith_context *));
+  pith_status status = worker ? PITH_OK : PITH_E_MEMORY;
+  for (size_t i = 0; i < threads && status == PITH_OK; i++) status = pith_context_worker(context, &worker[i]);
+  if (status == PITH_OK) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads)
+    for (size_t index = 0; index < count; index++) run_task(&list, worker[omp_get_thread_num()], index);
+    status = list.status;
+  }
+  for (size_t i = 0; i < threads && worker; i++) pith_context_free(worker[i]);
+  pith_release(context, worker);
+  return status;
+}

@@ -149,17 +149,24 @@ static pith_status search_eps(pith_context *context, pith_job *job, pith_summary
 
 typedef pith_status (*visitor)(pith_context *context, pith_job *job, void *argument);
 
+typedef struct visit_all {
+  const pith_heads *heads;
+  visitor visit;
+  void *argument;
+} visit_all;
+
+static pith_status visit_head(pith_context *context, void *argument, size_t index) {
+  const visit_all *all = argument;
+  pith_job *job = NULL;
+  PITH_TRY(pith_job_open(context, all->heads, all->heads->options, false, index, &job));
+  pith_status status = all->visit(context, job, all->argument);
+  pith_job_close(context, job);
+  return status;
+}
+
 static pith_status visit_heads(pith_context *context, const pith_heads *h, visitor visit, void *argument) {
-  size_t count = h->layers * h->heads;
-  for (size_t i = 0; i < count; i++) {
-    PITH_TRY(pith_report(context, "compressing heads", i, count));
-    pith_job *job = NULL;
-    PITH_TRY(pith_job_open(context, h, h->options, false, i, &job));
-    pith_status status = visit(context, job, argument);
-    pith_job_close(context, job);
-    PITH_TRY(status);
-  }
-  return pith_report(context, "compressing heads", count, count);
+  visit_all all = {h, visit, argument};
+  return pith_parallel_tasks(context, "compressing heads", h->layers * h->heads, visit_head, &all);
 }
 
 static pith_status make_summary(pith_context *context, const pith_heads *h, pith_summary **out) {
@@ -169,7 +176,6 @@ static pith_status make_summary(pith_context *context, const pith_heads *h, pith
   info->scale = o->scale > 0 ? o->scale : 1 / sqrt((double)(h->d ? h->d : 1));
   info->seed = o->seed;
   info->folded = o->fold_weights != 0;
-  info->predicted_kl = h->weight ? 0 : NAN;
   (void)snprintf(info->engine, sizeof info->engine, "%s", h->engine->name);
   return PITH_OK;
 }
@@ -216,15 +222,25 @@ static pith_status open_heads(pith_context *context, const pith_array *keys, con
 
 pith_status pith_head_finish(pith_context *context, const pith_heads *heads, const pith_job *job,
                              pith_summary *summary) {
-  summary->info.query_model = job->model->kind;
-  summary->rho = fmax(summary->rho, job->model->rho);
+  pith_summary_slot *slot = &summary->slot[job->layer * heads->heads + job->head];
+  slot->rho = job->model->rho;
   if (!heads->weight) return PITH_OK;
-  double squared = NAN;
-  const pith_head_view *view = pith_summary_view(summary, job->layer, job->head);
-  PITH_TRY(pith_job_met_error(context, job, view, job->model->probe_count, &squared));
-  summary->info.predicted_kl +=
-      2 * (double)heads->group * (double)heads->weight[job->layer * heads->heads + job->head] * squared;
+  pith_met_error error;
+  PITH_TRY(pith_job_met_error(context, job, &job->probes, &slot->view, &error));
+  slot->predicted_kl =
+      2 * (double)heads->group * (double)heads->weight[job->layer * heads->heads + job->head] * error.squared;
   return PITH_OK;
+}
+
+void pith_heads_conclude(const pith_heads *heads, pith_summary *summary) {
+  bool queries = heads->queries != NULL;
+  pith_query_kind kind = heads->options->query_model;
+  summary->info.query_model = kind != PITH_QUERIES_AUTO ? kind : queries ? PITH_QUERIES_SAMPLES : PITH_QUERIES_BALL;
+  summary->info.predicted_kl = heads->weight ? 0 : NAN;
+  for (size_t i = 0; i < heads->layers * heads->heads; i++) {
+    summary->rho = fmax(summary->rho, summary->slot[i].rho);
+    summary->info.predicted_kl += summary->slot[i].predicted_kl;
+  }
 }
 
 /* ---- Every head by itself ---- */
@@ -249,7 +265,9 @@ static pith_status compress_head(pith_context *context, pith_job *job, void *arg
 static pith_status compress_evenly(pith_context *context, const pith_heads *h, pith_summary *summary) {
   compression c = {.heads = h, .summary = summary};
   if (!(h->options->eps > 0)) PITH_TRY(points_per_head(context, h, &c.points));
-  return visit_heads(context, h, compress_head, &c);
+  PITH_TRY(visit_heads(context, h, compress_head, &c));
+  pith_heads_conclude(h, summary);
+  return PITH_OK;
 }
 
 /* ---- A total over all heads ---- */
@@ -328,32 +346,43 @@ pith_status pith_compress(pith_context *context, const pith_array *keys, const p
 
 /* ---- The menu ---- */
 
+/* What one head is at one size. */
+typedef struct plan_cell {
+  size_t bytes;
+  double probe_error, predicted_kl;
+  pith_certificate certificate;
+} plan_cell;
+
 typedef struct menu {
   const pith_heads *heads;
-  pith_summary *summary; /* the head in hand, at one size */
+  pith_summary *summary; /* each head in hand, at one size */
   pith_plan_row *rows;
   size_t count;
+  plan_cell *cell; /* (heads, count) */
 } menu;
 
 static pith_status plan_head(pith_context *context, pith_job *job, void *argument) {
-  menu *m = argument;
-  double share = 1.0 / (double)(m->heads->layers * m->heads->heads);
+  const menu *m = argument;
+  size_t head = job->layer * m->heads->heads + job->head;
   PITH_TRY(pith_job_prepare(context, job, m->rows[0].points));
   for (size_t i = 0; i < m->count; i++) {
-    pith_plan_row *row = &m->rows[i];
-    PITH_TRY(pith_job_take(context, job, row->points, store_of(job->options), m->summary));
-    m->summary->info.predicted_kl = m->heads->weight ? 0 : NAN;
+    PITH_TRY(pith_job_take(context, job, m->rows[i].points, store_of(job->options), m->summary));
     PITH_TRY(pith_head_finish(context, m->heads, job, m->summary));
-    row->predicted_kl += m->summary->info.predicted_kl;
-    const pith_head_view *view = pith_summary_view(m->summary, job->layer, job->head);
-    row->bytes += view->bytes;
-    row->mean_error += share * view->probe_error;
-    if (!(view->probe_error <= row->max_error)) row->max_error = view->probe_error;
-    const pith_certificate *worst = &row->certificate;
-    if (worst->kind == PITH_CERTIFICATE_NONE || !(view->binding.bound <= worst->bound))
-      row->certificate = view->binding;
+    const pith_summary_slot *slot = &m->summary->slot[head];
+    m->cell[head * m->count + i] =
+        (plan_cell){slot->view.bytes, slot->view.probe_error, slot->predicted_kl, slot->view.binding};
   }
   return PITH_OK;
+}
+
+static void add_cell(pith_plan_row *row, const plan_cell *cell, double share) {
+  row->bytes += cell->bytes;
+  row->predicted_kl += cell->predicted_kl;
+  row->mean_error += share * cell->probe_error;
+  if (!(cell->probe_error <= row->max_error)) row->max_error = cell->probe_error;
+  const pith_certificate *worst = &row->certificate;
+  if (worst->kind == PITH_CERTIFICATE_NONE || !(cell->certificate.bound <= worst->bound))
+    row->certificate = cell->certificate;
 }
 
 static void plan_row(const pith_heads *h, pith_summary *summary, pith_plan_row *row) {
@@ -388,14 +417,19 @@ static pith_status plan_menus(pith_context *context, pith_heads *h, bool even, p
 
 static pith_status plan_points(pith_context *context, const pith_heads *h, pith_plan_row *rows, size_t *count) {
   menu m = {.heads = h, .rows = rows};
+  size_t heads = h->layers * h->heads;
   size_t least = pith_max_size(pith_min_size(h->n, h->options->sinks + h->options->window), 1);
   for (double ratio = 0.5; m.count < *count && points_of_ratio(h, ratio) >= least; ratio /= 2)
     rows[m.count++] = (pith_plan_row){.points = points_of_ratio(h, ratio), .predicted_kl = h->weight ? 0 : NAN};
   *count = m.count;
   if (m.count == 0) return PITH_OK;
-  PITH_TRY(make_summary(context, h, &m.summary));
-  pith_status status = visit_heads(context, h, plan_head, &m);
+  m.cell = pith_allocate(context, heads * m.count, sizeof *m.cell);
+  pith_status status = m.cell ? make_summary(context, h, &m.summary) : PITH_E_MEMORY;
+  if (status == PITH_OK) status = visit_heads(context, h, plan_head, &m);
+  for (size_t i = 0; status == PITH_OK && i < heads * m.count; i++)
+    add_cell(&rows[i % m.count], &m.cell[i], 1.0 / (double)heads);
   pith_summary_free(m.summary);
+  pith_release(context, m.cell);
   return status;
 }
 

@@ -12,11 +12,21 @@
  * this share of all rows. */
 static const double OUTSTANDING = 8.0, MOST_OUTSTANDING = 1.0 / 64;
 
-/* Positions that every recorded query is turned to when points are refined. */
-enum { TURNS = 4 };
+/* Turned queries to refine by, and recorded queries left out of the fit to choose sizes by. */
+enum { LESSONS = 8192, CHOOSERS = 512 };
 
 static double softmax_scale(const pith_compress_options *options, size_t d) {
   return options->scale > 0 ? options->scale : 1 / sqrt((double)(d ? d : 1));
+}
+
+/* The turned queries behind the fit: recorded queries that it did not see. */
+static void set_choosers(pith_job *job) {
+  const pith_query_model *m = job->model;
+  size_t first = m->fit_count, count = m->turned_count > first ? m->turned_count - first : 0;
+  job->choosers = (pith_asked){.count = pith_min_size(count, pith_min_size(CHOOSERS, m->distinct_count - first)),
+                               .queries = m->fit + first * m->d,
+                               .log_mass = m->local_log_mass + first,
+                               .answer = m->local_answer + first * m->dv};
 }
 
 /* The query heads of this kv head's group. */
@@ -34,7 +44,8 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
                               .keys = job->problem.n,
                               .key_rows = job->keys,
                               .value_rows = job->values,
-                              .turns = options->refine > 0 ? TURNS : 1,
+                              .lessons = options->refine > 0 ? LESSONS : 0,
+                              .spare = choose ? CHOOSERS : 0,
                               .scale = softmax_scale(options, job->problem.d),
                               .rho = options->rho,
                               .rope_base = options->rope_base,
@@ -42,14 +53,16 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
                               .query_start = options->query_start,
                               .horizon = options->horizon,
                               .samples = options->samples,
-                              .probes = choose ? 2 * options->probes : options->probes,
+                              .probes = options->probes,
                               .kind = options->query_model,
                               .seed = options->seed,
                               .object = job->problem.object};
   pith_status status = pith_query_model_create(context, &source, &job->model);
   pith_release(context, views);
   PITH_TRY(status);
-  job->choosers = choose ? job->model->probe_count / 2 : 0;
+  const pith_query_model *m = job->model;
+  job->probes = (pith_asked){m->probe_count, m->probes, m->probe_log_mass, m->probe_answer, NULL};
+  if (choose) set_choosers(job);
   return PITH_OK;
 }
 
@@ -96,6 +109,12 @@ static pith_status mark_exact(pith_context *context, pith_job *job) {
   return job->options->outliers > 0 && p->candidates > 0 ? mark_outliers(context, job) : PITH_OK;
 }
 
+static pith_status meet_exactly(pith_context *context, pith_job *job, pith_asked *asked) {
+  asked->met = pith_allocate(context, asked->count * job->problem.dv, sizeof(float));
+  if (!asked->met) return PITH_E_MEMORY;
+  return pith_job_meet(context, job, asked, job->keys, job->values, NULL, job->problem.n, asked->met);
+}
+
 static pith_status open_job(pith_context *context, const pith_array *keys, const pith_array *values,
                             const pith_array *queries, bool choose, pith_job *job) {
   pith_array k = pith_array_head(keys, job->layer, job->head), v = pith_array_head(values, job->layer, job->head);
@@ -116,9 +135,9 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
   p->model = job->model;
   PITH_TRY(mark_exact(context, job));
   job->probe_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
-  job->met_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
-  if (!job->probe_answers || !job->met_answers) return PITH_E_MEMORY;
-  PITH_TRY(pith_job_meet(context, job, job->keys, job->values, NULL, p->n, job->model->probe_count, job->met_answers));
+  if (!job->probe_answers) return PITH_E_MEMORY;
+  PITH_TRY(meet_exactly(context, job, &job->probes));
+  PITH_TRY(meet_exactly(context, job, &job->choosers));
   pith_rows rows = {.keys = job->keys,
                     .values = job->values,
                     .key_stride = (ptrdiff_t)(p->d * sizeof(float)),
@@ -154,7 +173,8 @@ void pith_job_close(pith_context *context, pith_job *job) {
   pith_release(context, job->values);
   pith_release(context, job->exact);
   pith_release(context, job->probe_answers);
-  pith_release(context, job->met_answers);
+  pith_release(context, job->probes.met);
+  pith_release(context, job->choosers.met);
   pith_release(context, job);
 }
 
@@ -198,19 +218,19 @@ static pith_status choose_points(pith_context *context, const pith_job *job, siz
   return PITH_OK;
 }
 
-/* Errors of the stored head at the probes that were not chosen by: mean, and the whole list for the certificate. */
+/* Errors of the stored head at the probes: mean, and the whole list for the certificate. */
 static pith_status measure_probes(pith_context *context, const pith_job *job, const pith_head_view *view,
                                   double *errors, double *mean) {
-  size_t first = job->choosers, count = job->model->probe_count - first, dv = job->problem.dv;
+  size_t count = job->model->probe_count, dv = job->problem.dv;
   *mean = NAN;
   if (count == 0) return PITH_OK;
   float *answers = pith_allocate(context, count, dv * sizeof *answers);
   if (!answers) return PITH_E_MEMORY;
   pith_rows rows = pith_head_rows(view);
-  pith_status status = pith_attend_rows(context, &rows, job->model->probes + first * view->d, count, answers);
+  pith_status status = pith_attend_rows(context, &rows, job->model->probes, count, answers);
   double sum = 0;
   for (size_t r = 0; status == PITH_OK && r < count; r++)
-    sum += errors[r] = pith_error_measure(job->probe_answers + (first + r) * dv, answers + r * dv, 1, dv).mean;
+    sum += errors[r] = pith_error_measure(job->probe_answers + r * dv, answers + r * dv, 1, dv).mean;
   *mean = sum / (double)count;
   pith_release(context, answers);
   return status;
@@ -256,7 +276,7 @@ static bool affords_certificate(const pith_job *job) {
 }
 
 static pith_status finish_head(pith_context *context, const pith_job *job, pith_head_view *view) {
-  size_t probes = job->model->probe_count - job->choosers;
+  size_t probes = job->model->probe_count;
   double *errors = pith_allocate(context, probes, sizeof *errors);
   if (!errors) return PITH_E_MEMORY;
   pith_status status = measure_probes(context, job, view, errors, &view->probe_error);
@@ -318,19 +338,22 @@ pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, p
 }
 
 pith_status pith_job_try(pith_context *context, pith_job *job, size_t points, const pith_dtype *stores, size_t count,
-                         double *squared) {
+                         pith_met_error *errors) {
   const pith_problem *p = &job->problem;
   pith_points *chosen = NULL;
   pith_summary *summary = NULL;
   size_t exact = 0;
   PITH_TRY(pith_points_create(context, pith_max_size(points, pith_job_exact(job)), p->d, p->dv, &chosen));
+  size_t refine = p->refine;
+  job->problem.refine = 0;
   pith_status status = choose_points(context, job, points, chosen, &exact);
+  job->problem.refine = refine;
   if (status == PITH_OK) status = pith_summary_create(context, 1, 1, &summary);
   for (size_t i = 0; status == PITH_OK && i < count; i++) {
     status = pith_summary_set_head(context, summary, 0, 0, chosen->count, p->d, p->dv, stores[i], chosen->keys,
                                    chosen->values, chosen->log_weight, NULL, NULL);
     if (status == PITH_OK)
-      status = pith_job_met_error(context, job, pith_summary_view(summary, 0, 0), job->choosers, &squared[i]);
+      status = pith_job_met_error(context, job, &job->choosers, pith_summary_view(summary, 0, 0), &errors[i]);
   }
   pith_summary_free(summary);
   pith_points_free(context, chosen);

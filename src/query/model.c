@@ -2,18 +2,26 @@
 #include "query/model.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "linalg/linalg.h"
 
 /* Without recorded queries the ball model answers for this norm. */
 static const double DEFAULT_RHO = 2.0;
 
+/* Positions that a recorded query is turned to at most, and positions of which all queries are turned alike. */
+enum { MOST_TURNS = 4, STRETCH = 16 };
+/* Stretches are spread evenly over the horizon by multiples of the golden section. */
+static const double GOLDEN = 0.6180339887498949;
+
 void pith_rope_turn(float *vector, size_t d, pith_rope rope, double base, double steps) {
   if (rope == PITH_ROPE_NONE) return;
   size_t half = d / 2;
-  for (size_t i = 0; i < half; i++) {
-    double angle = steps * pow(base, -2.0 * (double)i / (double)d), c = cos(angle), s = sin(angle);
+  double frequency = 1, factor = pow(base, -2.0 / (double)d);
+  for (size_t i = 0; i < half; i++, frequency *= factor) {
+    double angle = steps * frequency, c = cos(angle), s = sin(angle);
     float *x = rope == PITH_ROPE_PAIRS ? vector + 2 * i : vector + i;
     float *y = rope == PITH_ROPE_PAIRS ? x + 1 : x + half;
     double old = *x;
@@ -50,10 +58,13 @@ static pith_status record(pith_context *context, const pith_query_source *source
   return status;
 }
 
-/* How far behind the last key recorded row `row` will be asked, in its `turn`-th turn. */
+/* How far behind the last key recorded row `row` will be asked, in its `turn`-th turn: rows recorded near each other
+ * are asked near each other, so that what they saw just before can be worked out for several at once. */
 static size_t steps_ahead(const pith_query_source *source, const pith_query_model *model, size_t row, size_t turn) {
   pith_stream stream = pith_stream_make(source->seed, PITH_STREAM_ROTATION, source->object);
-  return source->horizon > 0 ? pith_random_below(&stream, turn * model->recorded_count + row, source->horizon) : 0;
+  double stretch = (double)(model->position[row] / STRETCH);
+  double part = fmod(pith_random_uniform(&stream, turn) + GOLDEN * stretch, 1.0);
+  return pith_min_size((size_t)(part * (double)source->horizon), source->horizon - (source->horizon > 0));
 }
 
 /* Copies recorded row `row` turned to the position n + ahead. */
@@ -66,85 +77,152 @@ static void turn_to_future(const pith_query_source *source, const pith_query_mod
 
 /* ---- The keys that stand in for later ones ---- */
 
-/* Turned queries, `rows` to a turn, and what each of them finds in its near keys. */
+/* A turned query: where it was recorded, which turn it is, and its place in the list. */
+typedef struct turned {
+  size_t row, turn, place;
+} turned;
+
 typedef struct local_work {
   const pith_query_source *source;
   const pith_query_model *model;
-  const size_t *row; /* (rows): recorded row of each query of a turn */
-  size_t rows;
-  float *log_mass, *answer;
+  const turned *query;      /* (count), rows recorded near each other together */
+  size_t *begin;            /* (groups + 1): first query of each group */
+  float *log_mass, *answer; /* by place */
 } local_work;
 
-static void see_local(void *argument, size_t index, int thread) {
-  (void)thread;
-  const local_work *w = argument;
-  const pith_query_model *model = w->model;
-  size_t row = w->row[index % w->rows], d = model->d, dv = model->dv;
-  size_t ahead = steps_ahead(w->source, model, row, index / w->rows);
-  size_t last = pith_min_size(model->position[row], w->source->keys - 1), first = last > ahead ? last - ahead : 0;
-  float largest = -INFINITY, sum = 0, *answer = w->answer + index * dv;
-  memset(answer, 0, dv * sizeof *answer);
-  pith_attend_block block = {.group = 1,
+/* The keys that a query saw just before it: as many as there will be later ones. */
+static void find_near(const local_work *w, const turned *query, size_t *first, size_t *end) {
+  size_t ahead = steps_ahead(w->source, w->model, query->row, query->turn);
+  size_t last = pith_min_size(w->model->position[query->row], w->source->keys - 1);
+  *first = last > ahead ? last - ahead : 0;
+  *end = last + 1;
+}
+
+/* Keys first .. end-1, for `group` queries at once. */
+static void see_keys(const local_work *w, const float *queries, size_t group, size_t first, size_t end, float *largest,
+                     float *sum, float *answer) {
+  size_t d = w->model->d, dv = w->model->dv;
+  if (first >= end) return;
+  pith_attend_block block = {.group = group,
                              .d = d,
                              .dv = dv,
-                             .rows = last - first + 1,
-                             .queries = model->recorded + row * d,
+                             .rows = end - first,
+                             .queries = queries,
                              .keys = w->source->key_rows + first * d,
                              .values = w->source->value_rows + first * dv,
                              .key_stride = (ptrdiff_t)(d * sizeof(float)),
                              .value_stride = (ptrdiff_t)(dv * sizeof(float)),
-                             .largest = &largest,
-                             .sum = &sum,
+                             .largest = largest,
+                             .sum = sum,
                              .output = answer};
   pith_kernels_active()->attend_f32(&block);
-  for (size_t j = 0; j < dv; j++) answer[j] /= sum;
-  w->log_mass[index] = largest + logf(sum);
+}
+
+/* Queries of a group see most of their near keys together, and the ends each by itself. */
+static void see_local(void *argument, size_t index, int thread) {
+  (void)thread;
+  const local_work *w = argument;
+  size_t d = w->model->d, dv = w->model->dv, begin = w->begin[index], group = w->begin[index + 1] - begin;
+  size_t common = 0, common_end = SIZE_MAX;
+  size_t first[PITH_MAX_GROUP], end[PITH_MAX_GROUP];
+  float largest[PITH_MAX_GROUP], sum[PITH_MAX_GROUP] = {0}, queries[PITH_MAX_GROUP * 512];
+  float answers[PITH_MAX_GROUP * 512] = {0};
+  for (size_t r = 0; r < group; r++) {
+    find_near(w, &w->query[begin + r], &first[r], &end[r]);
+    common = pith_max_size(common, first[r]);
+    common_end = pith_min_size(common_end, end[r]);
+    largest[r] = -INFINITY;
+    memcpy(queries + r * d, w->model->recorded + w->query[begin + r].row * d, d * sizeof *queries);
+  }
+  if (common > common_end) common = common_end;
+  see_keys(w, queries, group, common, common_end, largest, sum, answers);
+  for (size_t r = 0; r < group; r++) {
+    see_keys(w, queries + r * d, 1, first[r], pith_min_size(common, end[r]), largest + r, sum + r, answers + r * dv);
+    see_keys(w, queries + r * d, 1, pith_max_size(common_end, first[r]), end[r], largest + r, sum + r,
+             answers + r * dv);
+    size_t place = w->query[begin + r].place;
+    for (size_t j = 0; j < dv; j++) w->answer[place * dv + j] = answers[r * dv + j] / sum[r];
+    w->log_mass[place] = largest[r] + logf(sum[r]);
+  }
+}
+
+static int compare_turned(const void *left, const void *right) {
+  const turned *a = left, *b = right;
+  if (a->turn != b->turn) return a->turn < b->turn ? -1 : 1;
+  return (a->row > b->row) - (a->row < b->row);
+}
+
+/* Groups end where a stretch does. Returns their number. */
+static size_t group_queries(const pith_query_model *model, const turned *query, size_t count, size_t *begin) {
+  size_t groups = 0;
+  for (size_t i = 0; i < count; i++) {
+    const turned *first = groups > 0 ? &query[begin[groups - 1]] : NULL;
+    bool joins = first && first->turn == query[i].turn && i - begin[groups - 1] < PITH_MAX_GROUP &&
+                 model->position[first->row] / STRETCH == model->position[query[i].row] / STRETCH;
+    if (!joins) begin[groups++] = i;
+  }
+  begin[groups] = count;
+  return groups;
 }
 
 static pith_status find_local(pith_context *context, const pith_query_source *source, const pith_query_model *model,
-                              const size_t *row, size_t rows, size_t count, float **log_mass, float **answer) {
+                              turned *query, size_t count, float **log_mass, float **answer) {
   *log_mass = pith_allocate(context, count, sizeof(float));
   *answer = pith_allocate_zero(context, count * model->dv, sizeof(float));
   if (!*log_mass || !*answer) return PITH_E_MEMORY;
   for (size_t r = 0; r < count; r++) (*log_mass)[r] = -INFINITY;
-  if (source->rope != PITH_ROPE_NONE && source->keys > 0 && source->horizon > 0)
-    pith_parallel_for(context, count, see_local, &(local_work){source, model, row, rows, *log_mass, *answer});
+  if (source->rope == PITH_ROPE_NONE || source->keys == 0 || source->horizon == 0) return PITH_OK;
+  size_t *begin = pith_allocate(context, count + 1, sizeof *begin);
+  if (!begin) return PITH_E_MEMORY;
+  qsort(query, count, sizeof *query, compare_turned);
+  size_t groups = group_queries(model, query, count, begin);
+  pith_parallel_for(context, groups, see_local, &(local_work){source, model, query, begin, *log_mass, *answer});
+  pith_release(context, begin);
   return PITH_OK;
+}
+
+/* Turns `count` recorded rows, those of order[] one after another and again in further turns. */
+static pith_status turn_all(pith_context *context, const pith_query_source *source, const pith_query_model *model,
+                            const size_t *order, size_t available, size_t count, size_t turn, float **rows,
+                            float **log_mass, float **answer) {
+  *rows = pith_allocate(context, count * model->d, sizeof(float));
+  turned *query = pith_allocate(context, count, sizeof *query);
+  pith_status status = *rows && query ? PITH_OK : PITH_E_MEMORY;
+  for (size_t i = 0; status == PITH_OK && i < count; i++) {
+    query[i] = (turned){order[i % available], turn + i / available, i};
+    turn_to_future(source, model, query[i].row, steps_ahead(source, model, query[i].row, query[i].turn),
+                   *rows + i * model->d);
+  }
+  if (status == PITH_OK) status = find_local(context, source, model, query, count, log_mass, answer);
+  pith_release(context, query);
+  return status;
 }
 
 /* Splits the recorded rows into probes and fit queries, at random, and turns both. Rows of the first
  * quarter of the keys are left out: their own context was too short to be like what will be asked. */
 static pith_status split(pith_context *context, const pith_query_source *source, pith_query_model *model) {
-  size_t d = model->d, first = 0;
+  size_t first = 0;
   while (first < model->recorded_count && model->position[first] < source->keys / 4) first++;
   if (first == model->recorded_count) first = 0;
   size_t count = model->recorded_count - first;
-  size_t probes = pith_min_size(source->probes, count / 4);
-  size_t fit = source->samples ? pith_min_size(source->samples, count - probes) : count - probes;
-  size_t turns = source->rope != PITH_ROPE_NONE ? pith_max_size(source->turns, 1) : 1;
+  size_t probes = pith_min_size(source->probes, count / 4), fit = count - probes;
+  size_t turns = source->rope != PITH_ROPE_NONE ? MOST_TURNS : 1;
   size_t *order = pith_allocate(context, count, sizeof *order);
-  model->probes = pith_allocate(context, probes * d, sizeof(float));
-  model->fit = pith_allocate(context, turns * fit * d, sizeof(float));
-  if (!order || !model->probes || !model->fit) {
-    pith_release(context, order);
-    return PITH_E_MEMORY;
-  }
+  if (!order) return PITH_E_MEMORY;
   pith_stream choice = pith_stream_make(source->seed, PITH_STREAM_PROBES, source->object);
   pith_random_permutation(&choice, order, count);
   for (size_t i = 0; i < count; i++) order[i] += first;
   model->probe_count = probes;
-  model->fit_count = fit;
-  model->turned_count = turns * fit;
-  for (size_t i = 0; i < probes; i++)
-    turn_to_future(source, model, order[i], steps_ahead(source, model, order[i], 0), model->probes + i * d);
-  for (size_t i = 0; i < model->turned_count; i++) {
-    size_t row = order[probes + i % fit];
-    turn_to_future(source, model, row, steps_ahead(source, model, row, i / fit), model->fit + i * d);
-  }
-  pith_status status = find_local(context, source, model, order + probes, fit, model->turned_count,
-                                  &model->local_log_mass, &model->local_answer);
+  model->distinct_count = fit;
+  size_t most = fit - pith_min_size(source->spare, fit / 4);
+  model->fit_count = source->samples ? pith_min_size(source->samples, most) : most;
+  size_t least = model->fit_count + pith_min_size(source->spare, fit - model->fit_count);
+  model->turned_count = pith_max_size(least, pith_min_size(source->lessons, turns * fit));
+  pith_status status = turn_all(context, source, model, order, probes, probes, MOST_TURNS, &model->probes,
+                                &model->probe_log_mass, &model->probe_answer);
   if (status == PITH_OK)
-    status = find_local(context, source, model, order, probes, probes, &model->probe_log_mass, &model->probe_answer);
+    status = turn_all(context, source, model, order + probes, fit, model->turned_count, 0, &model->fit,
+                      &model->local_log_mass, &model->local_answer);
   pith_release(context, order);
   return status;
 }
@@ -153,17 +231,18 @@ static pith_status measure_moments(pith_context *context, pith_query_model *mode
   size_t d = model->d, count = model->fit_count;
   model->mean = pith_allocate_zero(context, d, sizeof(double));
   model->covariance = pith_allocate_zero(context, d * d, sizeof(double));
-  if (!model->mean || !model->covariance) return PITH_E_MEMORY;
+  double *centred = pith_allocate(context, count * d, sizeof *centred);
+  if (!model->mean || !model->covariance || !centred) {
+    pith_release(context, centred);
+    return PITH_E_MEMORY;
+  }
   for (size_t r = 0; r < count; r++)
     for (size_t i = 0; i < d; i++) model->mean[i] += (double)model->fit[r * d + i] / (double)count;
   for (size_t r = 0; r < count; r++)
-    for (size_t i = 0; i < d; i++) {
-      double x = model->fit[r * d + i] - model->mean[i];
-      for (size_t j = 0; j <= i; j++)
-        model->covariance[i * d + j] += x * (model->fit[r * d + j] - model->mean[j]) / (double)count;
-    }
-  for (size_t i = 0; i < d; i++)
-    for (size_t j = i + 1; j < d; j++) model->covariance[i * d + j] = model->covariance[j * d + i];
+    for (size_t i = 0; i < d; i++) centred[r * d + i] = model->fit[r * d + i] - model->mean[i];
+  pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, d, d, count, 1 / (double)count, centred, d, centred, d, 0,
+                model->covariance, d);
+  pith_release(context, centred);
   return PITH_OK;
 }
 

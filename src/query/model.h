@@ -13,10 +13,10 @@ typedef struct pith_query_model {
   double rho;                /* largest norm that certificates and the ball kernel answer for */
   double *mean, *covariance; /* (d), (d, d): moments of the turned fit queries; NULL without recorded queries */
 
-  /* Recorded queries turned to the positions they will be asked from; probes and fit queries are
-   * disjoint by recorded row. Of `fit` the first fit_count rows are distinct recorded queries; the
-   * turned_count rows are those, turned to several positions each. */
-  size_t fit_count, turned_count;
+  /* Recorded queries turned to the positions they will be asked from; probes and turned queries are disjoint by
+   * recorded row. The first fit_count rows of `fit` are the fit queries; the first distinct_count are all recorded
+   * queries but the probes, each once; behind them (if turned_count is more) they come turned to further positions. */
+  size_t fit_count, distinct_count, turned_count;
   float *fit; /* (turned_count, d) */
   size_t probe_count;
   float *probes; /* (probe_count, d) */
@@ -43,7 +43,8 @@ typedef struct pith_query_source {
   size_t query_heads;
   size_t d, dv, keys;                 /* dimensions and number of keys (n) */
   const float *key_rows, *value_rows; /* (n, d), (n, dv) */
-  size_t turns;                       /* positions that each recorded query is turned to; >= 1 */
+  size_t lessons;                     /* turned queries wanted, of up to four turns of each recorded one */
+  size_t spare;                       /* recorded queries that no fit query may be, as far as three quarters allow */
   double scale, rho, rope_base;
   pith_rope rope;
   size_t query_start, horizon, samples, probes;

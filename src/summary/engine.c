@@ -100,7 +100,7 @@ pith_status pith_ranking_prepare(pith_context *context, const pith_problem *prob
   return PITH_OK;
 }
 
-pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                               pith_points *points) {
   (void)context;
   const ranked *ranking = state;

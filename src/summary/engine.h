@@ -18,8 +18,9 @@ typedef struct pith_problem {
   const uint8_t *exact;       /* (n); 1: kept as it is by the caller, not a candidate, but seen by queries */
   size_t candidates;          /* rows with exact = 0 */
   const pith_query_model *model;
-  bool fold;     /* the points will be used without weights: engines that fit them may do so for that */
-  size_t refine; /* gradient steps of engines that refine their points */
+  bool fold;      /* the points will be used without weights: engines that fit them may do so for that */
+  size_t refine;  /* gradient steps of engines that refine their points */
+  size_t lessons; /* turned queries to refine by, of those there are; 0: all */
   uint64_t seed;
   uint32_t object; /* number of the head: names its random streams */
 } pith_problem;
@@ -42,7 +43,7 @@ typedef struct pith_engine {
   /* `most` <= candidates points will be taken at most. *state is the engine's own. */
   pith_status (*prepare)(pith_context *context, const pith_problem *problem, size_t most, void **state);
   /* Writes at most `count` <= most points (fewer where no more are useful). The problem is the same. */
-  pith_status (*take)(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+  pith_status (*take)(pith_context *context, const pith_problem *problem, void *state, size_t count,
                       pith_points *points);
   void (*release)(pith_context *context, void *state);
 } pith_engine;
@@ -68,7 +69,7 @@ pith_status pith_attention_received(pith_context *context, const pith_problem *p
 /* Shared by engines that rank rows by a score: state = candidate rows, best first (ties: later row first). */
 pith_status pith_ranking_prepare(pith_context *context, const pith_problem *problem, const double *score, void **state);
 /* Takes the first `count` with the rows' own weights. */
-pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                               pith_points *points);
 void pith_ranking_release(pith_context *context, void *state);
 

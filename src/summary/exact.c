@@ -7,7 +7,7 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   return *state ? PITH_OK : PITH_E_MEMORY;
 }
 
-static pith_status take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+static pith_status take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                         pith_points *points) {
   (void)context;
   const size_t *rows = state;

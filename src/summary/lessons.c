@@ -67,6 +67,7 @@ static void learn_group(void *argument, size_t index, int thread) {
 static pith_status fill(pith_context *context, const pith_problem *problem, const double *value_mean,
                         pith_lessons *lessons) {
   size_t n = problem->n, d = problem->d, dv = problem->dv, count = problem->model->turned_count;
+  if (problem->lessons > 0) count = pith_min_size(count, problem->lessons);
   lessons->count = count;
   lessons->dv = dv;
   lessons->queries = problem->model->fit;

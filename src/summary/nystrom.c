@@ -16,12 +16,16 @@ static const double RIDGE = 1e-4;
 /* Points that stand for less than this many tokens are dropped and the rest refitted. */
 static const double LEAST_WEIGHT = 1e-3;
 enum { REFITS = 4, MOMENT_QUERIES = 256 };
+/* Where the fit is ill-posed, a value may come out anywhere: at most so many times as far from the mean as the farthest
+ * value, so that every store can hold it. */
+static const double FARTHEST = 64;
 
 typedef struct nystrom {
   pith_pivots *pivots;
   double *value_mean;    /* (dv) */
+  double farthest;       /* largest distance of a value from that mean */
   double balance;        /* b: how much an error in the weights counts beside one in the values */
-  pith_lessons *lessons; /* NULL: points are not refined */
+  pith_lessons *lessons; /* NULL: no points were refined yet */
 } nystrom;
 
 static double row_weight(const pith_problem *problem, size_t row) {
@@ -38,6 +42,19 @@ static void find_value_mean(const pith_problem *problem, double *mean) {
     for (size_t j = 0; j < problem->dv; j++) mean[j] += weight * problem->values[i * problem->dv + j];
   }
   for (size_t j = 0; j < problem->dv; j++) mean[j] /= total > 0 ? total : 1;
+}
+
+static double find_farthest(const pith_problem *problem, const double *mean) {
+  double farthest = 0;
+  for (size_t i = 0; i < problem->n; i++) {
+    double squares = 0;
+    for (size_t j = 0; j < problem->dv; j++) {
+      double x = problem->values[i * problem->dv + j] - mean[j];
+      squares += x * x;
+    }
+    farthest = fmax(farthest, sqrt(squares));
+  }
+  return farthest;
 }
 
 /* Root mean square distance of an answer from the mean value: over the fit queries where there are any,
@@ -94,6 +111,7 @@ static pith_status prepare_state(pith_context *context, const pith_problem *prob
                                  size_t most, nystrom *state) {
   size_t columns = problem->dv + 1;
   find_value_mean(problem, state->value_mean);
+  state->farthest = find_farthest(problem, state->value_mean);
   PITH_TRY(find_balance(context, problem, kernel, state->value_mean, &state->balance));
   float *coefficients = pith_allocate(context, problem->n, columns * sizeof *coefficients);
   double *importance = pith_allocate(context, problem->n, sizeof *importance);
@@ -120,8 +138,6 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   size_t spare = pith_min_size(problem->candidates, most + most / 8 + 8);
   if (status == PITH_OK) status = prepare_state(context, problem, kernel, spare, state);
   pith_kernel_free(context, kernel);
-  if (status == PITH_OK && problem->refine > 0 && problem->model->kind == PITH_QUERIES_SAMPLES)
-    status = pith_lessons_create(context, problem, state->value_mean, &state->lessons);
   if (status < 0)
     release(context, state);
   else
@@ -163,8 +179,12 @@ static void write_points(const pith_problem *problem, const nystrom *state, cons
     const double *row = fit + a * (dv + 1);
     double weight = fmax(row[dv] / state->balance, LEAST_WEIGHT);
     float *value = points->values + points->count * dv;
+    double squares = 0;
+    for (size_t j = 0; j < dv; j++) squares += row[j] * row[j];
+    double distance = sqrt(squares) / weight, most = FARTHEST * state->farthest;
+    double part = distance > most ? most / distance : 1;
     pith_points_append(points, problem, state->pivots->row[active[a]], log(weight));
-    for (size_t j = 0; j < dv; j++) value[j] = (float)(row[j] / weight + state->value_mean[j]);
+    for (size_t j = 0; j < dv; j++) value[j] = (float)(part * row[j] / weight + state->value_mean[j]);
   }
 }
 
@@ -177,9 +197,9 @@ static pith_status refine_points(pith_context *context, const pith_problem *prob
   return pith_refine(context, problem, lessons, problem->refine, false, points);
 }
 
-static pith_status take(pith_context *context, const pith_problem *problem, const void *opaque, size_t count,
+static pith_status take(pith_context *context, const pith_problem *problem, void *opaque, size_t count,
                         pith_points *points) {
-  const nystrom *state = opaque;
+  nystrom *state = opaque;
   size_t columns = problem->dv + 1, next = count = pith_min_size(count, state->pivots->count);
   size_t *active = pith_allocate(context, count, sizeof *active);
   double *matrix = pith_allocate(context, count * count, sizeof *matrix);
@@ -194,7 +214,9 @@ static pith_status take(pith_context *context, const pith_problem *problem, cons
   pith_release(context, active);
   pith_release(context, matrix);
   pith_release(context, fit);
-  return status == PITH_OK && state->lessons ? refine_points(context, problem, state->lessons, points) : status;
+  if (status < 0 || problem->refine == 0 || problem->model->kind != PITH_QUERIES_SAMPLES) return status;
+  if (!state->lessons) status = pith_lessons_create(context, problem, state->value_mean, &state->lessons);
+  return status == PITH_OK ? refine_points(context, problem, state->lessons, points) : status;
 }
 
 const pith_engine pith_engine_nystrom = {

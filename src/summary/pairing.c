@@ -215,7 +215,7 @@ static pith_status pool_create(pith_context *context, const pairing *p, size_t c
   return PITH_OK;
 }
 
-pith_status pith_pairing_take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+pith_status pith_pairing_take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                               pith_points *points) {
   const pairing *p = state;
   if (count == 0 || problem->candidates == 0) return PITH_OK;

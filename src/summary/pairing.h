@@ -32,7 +32,7 @@ typedef struct pith_pairing_rule {
 /* For engines; `rule` must outlive the state. */
 pith_status pith_pairing_prepare(pith_context *context, const pith_problem *problem, const pith_pairing_rule *rule,
                                  void **state);
-pith_status pith_pairing_take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+pith_status pith_pairing_take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                               pith_points *points);
 void pith_pairing_release(pith_context *context, void *state);
 

@@ -12,6 +12,7 @@ typedef struct pith_summary_slot {
   pith_head_view view;
   void *block; /* all arrays of the view */
   size_t block_bytes;
+  double rho, predicted_kl; /* of this head; the maker adds them up */
 } pith_summary_slot;
 
 struct pith_summary {

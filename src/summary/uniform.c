@@ -15,7 +15,7 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   return status;
 }
 
-static pith_status take(pith_context *context, const pith_problem *problem, const void *state, size_t count,
+static pith_status take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                         pith_points *points) {
   size_t first = points->count;
   PITH_TRY(pith_ranking_take(context, problem, state, count, points));
