@@ -6,6 +6,7 @@
 #define PITH_SRC_FILE_H
 
 #include "base/base.h"
+#include "pith/cache.h"
 #include "pith/file.h"
 #include "pith/sampler.h"
 
@@ -67,6 +68,10 @@ pith_sketch_kind pith_sketch_kind_of(const pith_file *file);
 pith_status pith_l2_parse(pith_context *context, const pith_file *file, pith_l2 **out);
 pith_status pith_tensor_parse(pith_context *context, const pith_file *file, pith_tensor **out);
 pith_status pith_sketch_checksum(pith_context *context, const pith_file *file, uint64_t *checksum, size_t *at);
+
+/* Cache files: what pith_cache_load does with the bytes (model NULL: of any); and their checksum, as for sketches. */
+pith_status pith_cache_parse(pith_context *context, const pith_file *file, const char *model, pith_cache **out);
+pith_status pith_cache_checksum(pith_context *context, const pith_file *file, uint64_t *checksum, size_t *at);
 
 /* ---- Writing: into a temporary file in the folder of the target, renamed over it at the end. Pipes and
  * devices, and "-", are written straight. ---- */

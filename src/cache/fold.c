@@ -1,0 +1,418 @@
+/* fold.c - old points and the rows that leave become new points, head by head. */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "cache/cache.h"
+#include "cache/promise.h"
+#include "summary/store.h"
+
+/* Sizes that a menu tries: doubling from this many points. Points are chosen at most for half of the rows, and for
+ * twice of what was there, beside what is wanted. */
+enum { SMALLEST = 4, MOST_SIZES = 10, MOST_STORES = 3 };
+/* A stepped fold is done when this part of the room that is left is used. */
+static const double DONE_AT = 0.75;
+
+/* One head's fold: worked out from the cache as it is, then put in its place. */
+typedef struct work {
+  const pith_cache *cache;
+  size_t index, n, leaving, first; /* rows; those that leave; the first of them */
+  float *keys, *values, *log_weight, *score;
+  int64_t *tokens;
+  uint8_t *exact;
+  cache_queries queries;
+  cache_reduction reduction;
+  pith_points *points;
+  float *scores; /* (points) */
+  cache_option menu[CACHE_MENU];
+  size_t menu_count;
+  double sum[CACHE_LAMBDAS]; /* norms of what changed other than by coins */
+  double seconds;
+} work;
+
+static double now(void) {
+  struct timespec time;
+  (void)clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static void close_work(pith_context *context, work *w) {
+  pith_cache_reduce_close(context, &w->reduction);
+  pith_cache_queries_free(context, &w->queries);
+  pith_points_free(context, w->points);
+  pith_release(context, w->scores);
+  pith_release(context, w->keys);
+  pith_release(context, w->tokens);
+  pith_release(context, w->exact);
+}
+
+/* Exact rows from..to-1 of the head, at row `at` of the work. */
+static void read_rows(work *w, size_t from, size_t to, size_t at, bool exact) {
+  const pith_cache *cache = w->cache;
+  const pith_cache_options *o = &cache->options;
+  const cache_head *head = cache_head_of(cache, w->index);
+  pith_store_read(cache->row_store, pith_cache_key(cache, w->index, from), NULL, to - from, o->d, w->keys + at * o->d);
+  pith_store_read(cache->row_store, pith_cache_value(cache, w->index, from), NULL, to - from, o->dv,
+                  w->values + at * o->dv);
+  for (size_t i = from; i < to; i++, at++) {
+    w->tokens[at] = (int64_t)(i < o->sinks ? o->start + i : head->folded + i - o->sinks);
+    w->score[at] = *pith_cache_row_score(cache, w->index, i);
+    w->log_weight[at] = 0;
+    w->exact[at] = exact;
+  }
+}
+
+static void read_points(work *w, size_t at) {
+  float *scores = NULL;
+  pith_head_view view = pith_cache_points(w->cache, w->index, &scores);
+  pith_head_to_f32(&view, w->keys + at * view.d, w->values + at * view.dv);
+  for (size_t i = 0; i < view.points; i++, at++) {
+    w->tokens[at] = view.index[i];
+    w->score[at] = scores[i];
+    w->log_weight[at] = view.log_weight[i];
+    w->exact[at] = 0;
+  }
+}
+
+/* Rows in the order of time: sinks, points, what leaves, the window as it was when the fold began. */
+static pith_status open_work(pith_context *context, const pith_cache *cache, size_t index, work *w) {
+  const pith_cache_options *o = &cache->options;
+  const cache_head *head = cache_head_of(cache, index);
+  *w = (work){.cache = cache, .index = index, .leaving = cache_of(cache)->fold_end - head->folded};
+  size_t sinks = o->sinks, d = o->d, dv = o->dv, window = pith_min_size(o->window, head->rows - sinks - w->leaving);
+  w->first = sinks + head->points;
+  w->n = w->first + w->leaving + window;
+  w->keys = pith_allocate(context, w->n, (d + dv + 2) * sizeof(float));
+  w->tokens = pith_allocate(context, w->n, sizeof *w->tokens);
+  w->exact = pith_allocate(context, w->n, 1);
+  if (!w->keys || !w->tokens || !w->exact) return PITH_E_MEMORY;
+  w->values = w->keys + w->n * d;
+  w->log_weight = w->values + w->n * dv;
+  w->score = w->log_weight + w->n;
+  read_rows(w, 0, sinks, 0, true);
+  read_points(w, sinks);
+  read_rows(w, sinks, sinks + w->leaving, w->first, false);
+  read_rows(w, sinks + w->leaving, sinks + w->leaving + window, w->first + w->leaving, true);
+  PITH_TRY(pith_cache_queries_create(context, cache, index, w->leaving, w->first, &w->queries));
+  cache_promise *promise = pith_cache_promise(cache, index);
+  w->reduction = (cache_reduction){.cache = cache,
+                                   .index = index,
+                                   .problem = {.n = w->n,
+                                               .d = d,
+                                               .dv = dv,
+                                               .keys = w->keys,
+                                               .values = w->values,
+                                               .log_weight = w->log_weight,
+                                               .exact = w->exact,
+                                               .candidates = head->points + w->leaving,
+                                               .model = w->queries.model,
+                                               .seed = o->seed,
+                                               .object = (uint32_t)index},
+                                   .tokens = w->tokens,
+                                   .score = w->score,
+                                   .promise = promise,
+                                   .coins = head->coins};
+  return PITH_OK;
+}
+
+/* ---- Menus ---- */
+
+/* Answers of rows that stand one behind the other, to the queries held out. */
+static pith_status answer(pith_context *context, const work *w, const float *keys, const float *values,
+                          const float *log_weight, size_t rows, float *out) {
+  const pith_problem *p = &w->reduction.problem;
+  pith_rows all = {.keys = keys,
+                   .values = values,
+                   .key_stride = (ptrdiff_t)(p->d * sizeof(float)),
+                   .value_stride = (ptrdiff_t)(p->dv * sizeof(float)),
+                   .dtype = PITH_F32,
+                   .count = rows,
+                   .d = p->d,
+                   .dv = p->dv,
+                   .log_weight = log_weight};
+  return pith_attend_rows(context, &all, w->queries.held, w->queries.held_count, out);
+}
+
+/* Memory of one trial: exact rows, and behind them points as they come back from a store. */
+typedef struct trial {
+  size_t exact, room;
+  float *keys, *values, *log_weight, *true_answer, *answer;
+  unsigned char *stored;
+  uint16_t *scales;
+} trial;
+
+static pith_status trial_open(pith_context *context, const work *w, size_t room, trial *t) {
+  const pith_problem *p = &w->reduction.problem;
+  size_t held = w->queries.held_count, rows = p->n - p->candidates + room, widest = pith_max_size(p->d, p->dv);
+  *t = (trial){.room = room};
+  t->keys = pith_allocate(context, rows * (p->d + p->dv + 1) + 2 * held * p->dv, sizeof(float));
+  t->stored = pith_allocate(context, room * widest, 4);
+  t->scales = pith_allocate(context, room, (widest / 32 + 1) * sizeof(uint16_t));
+  if (!t->keys || !t->stored || !t->scales) return PITH_E_MEMORY;
+  t->values = t->keys + rows * p->d;
+  t->log_weight = t->values + rows * p->dv;
+  t->true_answer = t->log_weight + rows;
+  t->answer = t->true_answer + held * p->dv;
+  for (size_t i = 0; i < p->n; i++) {
+    if (!p->exact[i]) continue;
+    memcpy(t->keys + t->exact * p->d, p->keys + i * p->d, p->d * sizeof(float));
+    memcpy(t->values + t->exact * p->dv, p->values + i * p->dv, p->dv * sizeof(float));
+    t->log_weight[t->exact++] = 0;
+  }
+  return answer(context, w, p->keys, p->values, p->log_weight, p->n, t->true_answer);
+}
+
+static void trial_close(pith_context *context, trial *t) {
+  pith_release(context, t->keys);
+  pith_release(context, t->stored);
+  pith_release(context, t->scales);
+}
+
+/* Mean squared error of the points in a store, and its standard error on top: a few queries may see little of the
+ * worst. */
+static pith_status try_points(pith_context *context, const work *w, trial *t, const pith_points *points,
+                              pith_dtype store, double *cost) {
+  size_t d = points->d, dv = points->dv, held = w->queries.held_count;
+  float *keys = t->keys + t->exact * d, *values = t->values + t->exact * dv;
+  PITH_TRY(pith_store_write(context, "keys", store, points->keys, points->count, d, t->stored, t->scales));
+  pith_store_read(store, t->stored, t->scales, points->count, d, keys);
+  PITH_TRY(pith_store_write(context, "values", store, points->values, points->count, dv, t->stored, t->scales));
+  pith_store_read(store, t->stored, t->scales, points->count, dv, values);
+  memcpy(t->log_weight + t->exact, points->log_weight, points->count * sizeof(float));
+  PITH_TRY(answer(context, w, t->keys, t->values, t->log_weight, t->exact + points->count, t->answer));
+  double sum = 0, squares = 0;
+  for (size_t r = 0; r < held; r++) {
+    double squared = pow(pith_error_measure(t->true_answer + r * dv, t->answer + r * dv, 1, dv).mean, 2);
+    sum += squared / (double)held;
+    squares += squared * squared / (double)held;
+  }
+  *cost = sum + sqrt(fmax(squares - sum * sum, 0) / (double)held);
+  return PITH_OK;
+}
+
+static void add_option(work *w, double fraction, pith_dtype store, double cost) {
+  if (w->menu_count < CACHE_MENU) w->menu[w->menu_count++] = (cache_option){fraction, cost, store};
+}
+
+/* All sizes up to `most`, in each store; between two sizes the mean of both. */
+static pith_status try_sizes(pith_context *context, work *w, size_t most, pith_points *points, float *scores,
+                             trial *t) {
+  static const pith_dtype several[MOST_STORES] = {PITH_F16, PITH_Q8, PITH_Q4};
+  bool automatic = w->cache->options.store == PITH_STORE_AUTO;
+  const pith_dtype *store = automatic ? several + 1 : &w->cache->options.store;
+  size_t stores = automatic ? 2 : 1, rows = w->reduction.problem.candidates, before = 0, size = 0;
+  double last[MOST_STORES] = {0};
+  for (size_t tried = 0; tried < MOST_SIZES && size <= most; tried++) {
+    PITH_TRY(pith_cache_reduce_take(context, &w->reduction, size, points, scores));
+    for (size_t j = 0; j < stores; j++) {
+      double cost = 0;
+      PITH_TRY(try_points(context, w, t, points, store[j], &cost));
+      if (before > 0 && !automatic)
+        add_option(w, sqrt((double)before * (double)size) / (double)rows, store[j], sqrt(last[j] * cost));
+      add_option(w, (double)size / (double)rows, store[j], cost);
+      last[j] = cost;
+    }
+    before = size;
+    size = size == 0 ? pith_min_size(SMALLEST, most) : size < most ? pith_min_size(2 * size, most) : most + 1;
+    if (most < SMALLEST) break;
+  }
+  PITH_TRY(pith_cache_reduce_take(context, &w->reduction, rows, points, scores));
+  for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
+    double cost = 0;
+    PITH_TRY(try_points(context, w, t, points, automatic ? several[j] : *store, &cost));
+    add_option(w, 1, automatic ? several[j] : *store, cost);
+  }
+  return PITH_OK;
+}
+
+static pith_status make_menu(pith_context *context, work *w, size_t most) {
+  size_t rows = w->reduction.problem.candidates;
+  pith_points *points = NULL;
+  trial t = {0};
+  float *scores = pith_allocate(context, rows, sizeof *scores);
+  pith_status status =
+      scores ? pith_points_create(context, rows, w->cache->options.d, w->cache->options.dv, &points) : PITH_E_MEMORY;
+  if (status == PITH_OK) status = trial_open(context, w, rows, &t);
+  if (status == PITH_OK) status = try_sizes(context, w, most, points, scores, &t);
+  trial_close(context, &t);
+  pith_points_free(context, points);
+  pith_release(context, scores);
+  return status;
+}
+
+/* ---- One head ---- */
+
+/* Norms of what changed but for coins: everything, or what rounding did. */
+static pith_status measure_change(pith_context *context, work *w, const pith_points *points, pith_dtype store) {
+  const cache_promise *promise = pith_cache_promise(w->cache, w->index);
+  bool coins = w->cache->engine == &pith_engine_halving;
+  const pith_problem *p = &w->reduction.problem;
+  if (!promise || (coins && !pith_store_quantised(store))) return PITH_OK;
+  size_t d = p->d, dv = p->dv, count = points->count;
+  trial t = {0};
+  t.keys = pith_allocate(context, count, (d + dv) * sizeof(float));
+  t.stored = pith_allocate(context, count * pith_max_size(d, dv), 4);
+  t.scales = pith_allocate(context, count, (pith_max_size(d, dv) / 32 + 1) * sizeof(uint16_t));
+  pith_status status = t.keys && t.stored && t.scales ? PITH_OK : PITH_E_MEMORY;
+  double squared[CACHE_LAMBDAS] = {0};
+  if (status == PITH_OK) status = pith_store_write(context, "keys", store, points->keys, count, d, t.stored, t.scales);
+  if (status == PITH_OK) {
+    pith_store_read(store, t.stored, t.scales, count, d, t.keys);
+    status = pith_store_write(context, "values", store, points->values, count, dv, t.stored, t.scales);
+  }
+  if (status == PITH_OK) {
+    pith_store_read(store, t.stored, t.scales, count, dv, t.keys + count * d);
+    size_t first = w->cache->options.sinks; /* candidates lie one behind the other */
+    pith_pairs rows = {p->candidates, d, dv, p->keys + first * d, p->values + first * dv, p->log_weight + first};
+    pith_pairs chosen = {count, d, dv, points->keys, points->values, points->log_weight};
+    pith_pairs kept = {count, d, dv, t.keys, t.keys + count * d, points->log_weight};
+    status = pith_cache_distance(context, promise, coins ? &chosen : &rows, &kept, squared);
+  }
+  for (size_t k = 0; k < CACHE_LAMBDAS; k++) w->sum[k] = sqrt(squared[k]);
+  trial_close(context, &t);
+  return status;
+}
+
+/* How many points a menu goes up to. */
+static size_t most_tried(const work *w, size_t wanted) {
+  size_t rows = w->reduction.problem.candidates, usual = pith_max_size(2 * wanted, rows / 8);
+  return pith_min_size(usual, rows / 2);
+}
+
+static pith_status reduce(pith_context *context, work *w) {
+  const pith_cache *cache = w->cache;
+  const cache_head *head = cache_head_of(cache, w->index);
+  size_t rows = w->reduction.problem.candidates, wanted = pith_min_size(head->wanted, rows);
+  bool measures = pith_cache_measures(cache) && w->queries.held_count > 0 && rows > 0;
+  size_t tried = measures ? most_tried(w, wanted) : 0, most = wanted < rows ? wanted : 0;
+  pith_cache_promise_begin(cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
+                           w->values + w->first * cache->options.dv, w->leaving);
+  most = pith_max_size(most, tried);
+  if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
+  if (measures) PITH_TRY(make_menu(context, w, tried));
+  PITH_TRY(pith_points_create(context, wanted, cache->options.d, cache->options.dv, &w->points));
+  w->scores = pith_allocate(context, wanted, sizeof *w->scores);
+  if (!w->scores) return PITH_E_MEMORY;
+  w->reduction.problem.refine = cache->options.refine;
+  w->reduction.coins = head->coins;
+  PITH_TRY(pith_cache_reduce_take(context, &w->reduction, wanted, w->points, w->scores));
+  return measure_change(context, w, w->points, (pith_dtype)head->wanted_store);
+}
+
+static pith_status work_out(pith_context *context, void *argument, size_t number) {
+  work *w = &((work *)argument)[number];
+  double begun = now();
+  const pith_cache *cache = w->cache;
+  PITH_TRY(open_work(context, cache, w->index, w));
+  PITH_TRY(reduce(context, w));
+  pith_cache_reduce_close(context, &w->reduction);
+  w->seconds = now() - begun;
+  return PITH_OK;
+}
+
+/* Nothing can fail once the points are in their place. */
+static pith_status apply(pith_context *context, pith_cache *cache, work *w) {
+  cache_head *head = cache_head_of(cache, w->index);
+  const pith_cache_options *o = &cache->options;
+  if (w->queries.count > 0 || w->queries.gone_count > 0)
+    PITH_TRY(pith_cache_sample(context, cache, w->index, &w->queries));
+  pith_cache_probes_begin(cache, w->index, &w->queries, head->folded + w->leaving + o->window);
+  pith_cache_probes_see(cache, w->index, w->keys + w->first * o->d, w->values + w->first * o->dv, w->leaving);
+  pith_cache_promise_count(cache, w->index, w->keys + w->first * o->d, w->leaving);
+  cache_promise *promise = pith_cache_promise(cache, w->index);
+  for (size_t k = 0; promise && k < CACHE_LAMBDAS; k++) {
+    promise->change[k] += w->reduction.change[k];
+    promise->sum[k] += w->sum[k];
+  }
+  size_t window = w->n - w->first - w->leaving;
+  for (size_t i = 0; i < window; i++)
+    *pith_cache_row_score(cache, w->index, o->sinks + w->leaving + i) = w->score[w->first + w->leaving + i];
+  pith_cache_drop_rows(cache, w->index, w->leaving);
+  head->folded += w->leaving;
+  head->counted = head->folded + window;
+  head->coins = w->reduction.coins;
+  if (w->menu_count > 0) {
+    memcpy(head->menu, w->menu, sizeof w->menu);
+    head->menu_count = w->menu_count;
+  }
+  cache->max_step_seconds = fmax(cache->max_step_seconds, w->seconds);
+  cache->fold_seconds += w->seconds;
+  return PITH_OK;
+}
+
+/* ---- Folds ---- */
+
+static pith_status begin_fold(pith_context *context, pith_cache *cache) {
+  cache_state *state = cache_of(cache);
+  state->fold_end = state->length - cache->options.window;
+  pith_status status = pith_cache_spend(context, cache);
+  if (status < 0) {
+    state->fold_end = state->folded;
+    return status;
+  }
+  state->fold_in_flight = state->fold_end - state->folded;
+  state->fold_done = 0;
+  return PITH_OK;
+}
+
+/* The next `count` heads of the fold under way. */
+static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t count) {
+  enum { AT_ONCE = 16 };
+  cache_state *state = cache_of(cache);
+  work works[AT_ONCE];
+  pith_status status = PITH_OK;
+  while (status == PITH_OK && count > 0) {
+    size_t batch = pith_min_size(count, AT_ONCE), done = 0;
+    for (size_t i = 0; i < batch; i++)
+      works[i] = (work){.cache = cache, .index = cache_order(cache)[state->fold_done + i]};
+    for (; status == PITH_OK && done < batch; done++) status = work_out(context, works, done);
+    for (size_t i = 0; status == PITH_OK && i < batch; i++) {
+      const cache_head *head = cache_head_of(cache, works[i].index);
+      status = pith_cache_place(context, cache, works[i].index, works[i].points, works[i].scores,
+                                (pith_dtype)head->wanted_store);
+      if (status == PITH_OK) status = apply(context, cache, &works[i]);
+      if (status == PITH_OK) state->fold_done++;
+    }
+    for (size_t i = 0; i < batch; i++) close_work(context, &works[i]);
+    count -= batch;
+  }
+  if (status == PITH_OK && state->fold_done == cache->heads) {
+    state->folded = state->fold_end;
+    state->folds++;
+  }
+  return status;
+}
+
+static bool folding(const cache_state *state) { return state->fold_end > state->folded; }
+
+/* How many heads should have been folded by now. */
+static size_t due(const pith_cache *cache) {
+  const cache_state *state = cache_of(cache);
+  double flying = (double)(state->length - cache->options.window - state->folded);
+  double begun = (double)state->fold_in_flight, room = (double)cache->options.chunk - begun;
+  double part = room * DONE_AT > 0 ? (flying - begun) / (room * DONE_AT) : 1;
+  size_t heads = (size_t)ceil(fmin(1, part) * (double)cache->heads);
+  return heads > state->fold_done ? heads - state->fold_done : 0;
+}
+
+pith_status pith_cache_fold(pith_context *context, pith_cache *cache, size_t steps) {
+  cache_state *state = cache_of(cache);
+  const pith_cache_options *o = &cache->options;
+  if (state->block > 0)
+    return pith_fail(context, PITH_E_ARGUMENT,
+                     "fold: a block is open at layer %zu; push all layers, or give it up with pith_cache_truncate",
+                     (size_t)state->layer);
+  size_t ready = state->length > state->folded + o->window ? state->length - o->window - state->folded : 0;
+  if (steps == PITH_CACHE_ALL) {
+    if (folding(state)) PITH_TRY(fold_heads(context, cache, cache->heads - state->fold_done));
+    if (state->length <= state->folded + o->window) return PITH_OK;
+    PITH_TRY(begin_fold(context, cache));
+    return fold_heads(context, cache, cache->heads);
+  }
+  if (!folding(state)) {
+    if (ready == 0 || ready < (o->chunk + 1) / 2) return PITH_OK;
+    PITH_TRY(begin_fold(context, cache));
+  }
+  size_t left = cache->heads - state->fold_done;
+  return fold_heads(context, cache, pith_min_size(left, steps == PITH_CACHE_DUE ? due(cache) : steps));
+}
