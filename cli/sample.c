@@ -114,9 +114,20 @@ static const struct {
     {"l2", sample_l2}, {"tensor", sample_tensor}, {"attention", sample_attention}, {"lower-bound", sample_lower_bound}};
 enum { WORDS = sizeof words / sizeof *words };
 
+/* Options that mean nothing to the other words, and must not be passed over in silence. */
+static bool asks_l2(const sample_arguments *arguments) {
+  return arguments->x || arguments->free_x || arguments->distinct || arguments->eps > 0 || arguments->strict ||
+         arguments->decode || arguments->cells;
+}
+
 static int run(cli_session *session) {
-  for (size_t i = 0; i < WORDS; i++)
-    if (!strcmp(session->operands[0], words[i].word)) return words[i].run(session);
+  for (size_t i = 0; i < WORDS; i++) {
+    if (strcmp(session->operands[0], words[i].word) != 0) continue;
+    if (words[i].run != sample_l2 && asks_l2(session->arguments))
+      return usage_error(session->command,
+                         "--x, --free-x, --distinct, --eps, --strict, --decode and --cells are for sample l2");
+    return words[i].run(session);
+  }
   char there[96] = "";
   for (size_t i = 0; i < WORDS; i++) {
     strcat(there, i ? ", " : "");

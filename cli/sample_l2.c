@@ -169,10 +169,12 @@ static int draw_here(l2_run *run) {
   const sample_stream *stream = run->stream;
   size_t fresh = fresh_draws(run);
   if (stream->wanted > fresh)
-    return session_error(run->session, EXIT_INPUT,
-                         "%s: %s %zu: %zu draws, but the sketches left serve %zu; begin with --draws %zu or more",
-                         stream->name, stream->records ? "record" : "line", stream->number, stream->wanted, fresh,
-                         draws_to_ask_for(run, stream->wanted));
+    return session_error(
+        run->session, EXIT_INPUT,
+        "%s: %s %zu: %zu draws, but the sketches left serve %zu (a line draw takes whole sketches, of %zu "
+        "draws each); begin with --draws %zu or more",
+        stream->name, stream->records ? "record" : "line", stream->number, stream->wanted, fresh, draws_of_sketch(run),
+        draws_to_ask_for(run, stream->wanted));
   return take(run, stream->wanted, false) < 0 ? sample_stream_refused(run->session, stream, 0) : EXIT_DONE;
 }
 

@@ -80,21 +80,21 @@ static pith_status take(tensor_run *run, size_t count) {
   return status;
 }
 
-/* Draws that the sampler still has: an exact one any number. */
-static size_t fresh_draws(const tensor_run *run) {
+/* The --draws that would have left sketches for `count` more. */
+static size_t draws_to_ask_for(const tensor_run *run, size_t count) {
   pith_tensor_info now = pith_tensor_describe(run->sampler);
-  return now.method == PITH_TENSOR_EXACT ? SIZE_MAX : now.draws - now.spent;
+  return now.draws + (count - now.left);
 }
 
 /* A line `draw T`. */
 static int draw_here(tensor_run *run) {
   const sample_stream *stream = run->stream;
-  size_t fresh = fresh_draws(run);
+  size_t fresh = pith_tensor_describe(run->sampler).left;
   if (stream->wanted > fresh)
     return session_error(run->session, EXIT_INPUT,
                          "%s: %s %zu: %zu draws, but the sketches left serve %zu; begin with --draws %zu or more",
                          stream->name, stream->records ? "record" : "line", stream->number, stream->wanted, fresh,
-                         pith_tensor_describe(run->sampler).spent + stream->wanted);
+                         draws_to_ask_for(run, stream->wanted));
   return take(run, stream->wanted) < 0 ? sample_stream_refused(run->session, stream, 0) : EXIT_DONE;
 }
 
@@ -122,10 +122,10 @@ static int follow(tensor_run *run) {
 static int draw_at_end(tensor_run *run) {
   if (run->arguments->save) return EXIT_DONE;
   size_t rest = run->arguments->draws > run->wanted ? run->arguments->draws - run->wanted : 0;
-  size_t fresh = fresh_draws(run), left = rest < fresh ? rest : fresh;
+  size_t fresh = pith_tensor_describe(run->sampler).left, left = rest < fresh ? rest : fresh;
   if (left < rest)
-    session_warn(run->session, "%zu draws instead of %zu: a sketch serves one draw; begin with --draws %zu", left, rest,
-                 pith_tensor_describe(run->sampler).spent + rest);
+    session_warn(run->session, "%zu draws instead of %zu: the sketches serve no more; begin with --draws %zu", left,
+                 rest, draws_to_ask_for(run, rest));
   pith_status status = left ? take(run, left) : PITH_OK;
   if (status < 0) return session_fail(run->session, status);
   if (run->taken < run->wanted)

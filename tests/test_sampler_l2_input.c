@@ -63,6 +63,36 @@ static void test_overflow(void **state) {
   test_context_free(context);
 }
 
+/* Large rows in a long block, in several sketches at once, of which one in the middle does not fit: those before it
+ * stand, and nothing else, to the bit. With the last of them as large as fits alone. */
+static void test_overflow_within(void **state) {
+  (void)state;
+  enum { BLOCK = 3000 };
+  pith_context *context = test_context(2);
+  for (int way = PITH_DECODE_SCAN; way <= PITH_DECODE_DYADIC; way++)
+    for (size_t bad = 0; bad < BLOCK; bad += 599) {
+      pith_l2_options options = sketch_options(1000);
+      options.decode = (pith_decode)way;
+      options.draws = 15;
+      pith_l2 *sampler = create(context, &options), *twin = create(context, &options);
+      pith_update *stream = make_stream(4, 1000, 1, BLOCK);
+      for (size_t i = 0; i < BLOCK; i++) stream[i].delta *= 0x1p24;
+      for (size_t i = 0; i < bad; i++) feed(context, twin, stream + i, 1);
+      stream[bad].delta = 0x1p43;
+      size_t done = 0;
+      assert_int_equal(pith_l2_update(context, sampler, stream, BLOCK, &done), PITH_E_VALUE);
+      assert_int_equal(done, bad);
+      assert_same_cells(sampler, twin);
+      feed(context, sampler, stream + bad + 1, BLOCK - bad - 1);
+      feed(context, twin, stream + bad + 1, BLOCK - bad - 1);
+      assert_same_cells(sampler, twin);
+      free(stream);
+      pith_l2_free(twin);
+      pith_l2_free(sampler);
+    }
+  test_context_free(context);
+}
+
 static void test_options(void **state) {
   (void)state;
   pith_context *context = test_context(1);
@@ -171,6 +201,7 @@ static void test_files(void **state) {
 int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_bad_updates), cmocka_unit_test(test_overflow),
-                                     cmocka_unit_test(test_options), cmocka_unit_test(test_files)};
+                                     cmocka_unit_test(test_overflow_within), cmocka_unit_test(test_options),
+                                     cmocka_unit_test(test_files)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -207,6 +207,7 @@ typedef struct pith_tensor_info {
   pith_tensor_method method; /* as chosen */
   size_t buckets;            /* 0 where exact */
   size_t draws, spent;       /* most draws, and taken so far */
+  size_t left; /* that may still be taken at one moment; SIZE_MAX where exact. Pairs: a sketch serves three */
   size_t failures;
   size_t words; /* of eight bytes, all that is kept */
   uint64_t seed;

@@ -306,7 +306,7 @@ static pith_status read_tensor_numbers(pith_context *context, const pith_file *f
   const unsigned char *at = file->bytes + sizeof(frame_head) + sizeof *fields;
   pith_l2 *sketch = sampler->engine->sketch ? sampler->engine->sketch(sampler) : NULL;
   bool sound = fields->failures <= fields->spent && (sketch || !(fields->sketch_spent || fields->sketch_failures)) &&
-               (sampler->options.method == PITH_TENSOR_EXACT || fields->spent <= sampler->options.draws);
+               (sampler->options.method != PITH_TENSOR_SKETCH || fields->spent <= sampler->options.draws);
   tensor_span spans[TENSOR_SPANS];
   size_t count = pith_tensor_spans(sampler, spans);
   for (size_t s = 0; s < count && sound; s++) {

@@ -34,6 +34,10 @@ typedef struct pith_l2_sketch {
   uint64_t exponential_key;
   pith_count_sketch level[PITH_MOST_LEVELS];
   pith_cell *bits; /* (bit rows, buckets, columns, bit width) */
+
+  /* Of the update at hand: */
+  double reach; /* the sum of all that it adds to a cell or another, in units */
+  size_t parts; /* that were added (l2_update.c) */
 } pith_l2_sketch;
 
 typedef struct pith_sum_tree pith_sum_tree;

@@ -73,44 +73,59 @@ static void add_bits(const pith_l2 *sampler, const pith_l2_sketch *sketch, const
   }
 }
 
+/* ---- Overflow ----
+ *
+ * `headroom` is a promise about all cells: none is within it of the limit. An update first sums up what it will add to
+ * each sketch, as it goes, in parts of PITH_SKETCH_BLOCK entries of one copy; a sketch stops before a part that would
+ * use up more than the promise, and then all that was added is taken back, to the bit. The promise is renewed by a look
+ * at the largest cell; if that does not help, the block is halved, until one entry is left that is tried alone. */
+
 typedef struct add_job {
   pith_l2 *sampler;
   const update_block *block;
+  size_t begin, end; /* entries of the block */
+  double room;       /* the most that a sketch may add up to */
+  bool back;         /* take back the parts that each sketch has added */
 } add_job;
+
+static double sum_of_sizes(const double *values, size_t count) {
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += fabs(values[i]);
+  return sum;
+}
 
 static void add_to_sketch(void *argument, size_t index, int thread) {
   (void)thread;
   const add_job *job = argument;
   const pith_l2 *sampler = job->sampler;
   const update_block *block = job->block;
-  const pith_l2_sketch *sketch = &sampler->sketch[index];
+  pith_l2_sketch *sketch = &sampler->sketch[index];
   uint64_t id[PITH_SKETCH_BLOCK], base[PITH_SKETCH_BLOCK];
   double gamma[PITH_SKETCH_BLOCK], scaled[PITH_SKETCH_BLOCK];
   pith_cell added[PITH_SKETCH_BLOCK];
-  for (size_t begin = 0; begin < block->count; begin += PITH_SKETCH_BLOCK) {
-    const size_t count = pith_min_size(PITH_SKETCH_BLOCK, block->count - begin);
+  size_t part = 0;
+  if (!job->back) sketch->reach = 0;
+  for (size_t begin = job->begin; begin < job->end; begin += PITH_SKETCH_BLOCK) {
+    const size_t count = pith_min_size(PITH_SKETCH_BLOCK, job->end - begin);
     const uint32_t *column = sampler->columns > 1 ? block->column + begin : NULL;
     memset(gamma, 0, count * sizeof *gamma);
-    for (size_t k = 0; k < sampler->options.copies; k++) {
+    for (size_t k = 0; k < sampler->options.copies; k++, part++) {
+      if (job->back && part == sketch->parts) return;
       pith_l2_points(sampler, sketch, block->row + begin, k, id, base, gamma, count);
-      pith_kernels_active()->sketch->scale(block->value + begin, gamma, 1 / sampler->options.unit, scaled, count);
+      pith_kernels_active()->sketch->scale(block->value + begin, gamma, (job->back ? -1 : 1) / sampler->options.unit,
+                                           scaled, count);
+      if (!job->back) {
+        sketch->parts = part;
+        sketch->reach += sum_of_sizes(scaled, count);
+        if (!(sketch->reach < job->room)) return;
+      }
       pith_count_sketch_quantize(sketch->level[0].floating, scaled, added, count);
       for (size_t l = 0; l < sampler->levels; l++) add_level(sketch, l, id, base, column, added, count);
       if (sampler->bit_rows) add_bits(sampler, sketch, id, base, column, added, count);
     }
   }
+  sketch->parts = part;
 }
-
-static void add_to_all(pith_context *context, pith_l2 *sampler, const update_block *block) {
-  pith_parallel_for(context, sampler->count, add_to_sketch, &(add_job){sampler, block});
-  pith_count_sketch_update(&sampler->norm, block->row, sampler->columns > 1 ? block->column : NULL, block->value,
-                           sampler->options.unit, block->count);
-}
-
-/* ---- Overflow ----
- *
- * `headroom` is a promise about all cells, so that no update need look at them: what an update can add to a cell at
- * most is taken off it. When it is used up, the largest cell tells what is left. */
 
 static double limit_of(const pith_l2 *sampler) {
   return sampler->options.cells == PITH_CELLS_FLOAT ? 0x1p1000 : PITH_CELL_LIMIT;
@@ -131,12 +146,7 @@ static double largest_cell(const pith_l2 *sampler) {
   return (double)most;
 }
 
-/* The most that an entry of 1 adds to any cell, in units: all its copies in one bucket. */
-static double reach_of_one(const pith_l2 *sampler) {
-  return (double)sampler->options.copies / sqrt(PITH_LEAST_GAMMA) / sampler->options.unit;
-}
-
-/* The same for one row, by its own scales. */
+/* The most that a row of value 1 adds to a cell, in units: all its copies in one bucket, by its own scales. */
 static double reach_of_row(const pith_l2 *sampler, uint64_t row) {
   double scale = 1;
   for (size_t s = 0; s < sampler->count; s++)
@@ -144,60 +154,73 @@ static double reach_of_row(const pith_l2 *sampler, uint64_t row) {
   return (double)sampler->options.copies * scale / sampler->options.unit;
 }
 
-static bool claim(pith_l2 *sampler, double reach) {
+static void add_to_norm(const pith_l2 *sampler, const update_block *block, size_t begin, size_t end) {
+  pith_count_sketch_update(&sampler->norm, block->row + begin, sampler->columns > 1 ? block->column + begin : NULL,
+                           block->value + begin, sampler->options.unit, end - begin);
+}
+
+/* Adds entries begin .. end-1 of the block, or none of them where the promise does not cover them. */
+static bool add_some(pith_context *context, pith_l2 *sampler, const update_block *block, size_t begin, size_t end) {
+  add_job job = {.sampler = sampler, .block = block, .begin = begin, .end = end, .room = sampler->headroom};
+  double reach = sum_of_sizes(block->value + begin, end - begin) / sampler->options.unit;
+  /* Floating cells cannot be taken back to the bit: a bound on what any row could add must do. */
+  if (sampler->options.cells == PITH_CELLS_FLOAT) reach *= (double)sampler->options.copies / sqrt(PITH_LEAST_GAMMA);
   if (!(reach < sampler->headroom)) return false;
+  pith_parallel_for(context, sampler->count, add_to_sketch, &job);
+  const size_t parts = ((end - begin - 1) / PITH_SKETCH_BLOCK + 1) * sampler->options.copies;
+  bool all = true;
+  for (size_t s = 0; s < sampler->count; s++) {
+    all = all && sampler->sketch[s].parts == parts;
+    reach = fmax(reach, sampler->sketch[s].reach);
+  }
+  if (!all) {
+    job.back = true;
+    pith_parallel_for(context, sampler->count, add_to_sketch, &job);
+    return false;
+  }
+  add_to_norm(sampler, block, begin, end);
   sampler->headroom -= reach;
   return true;
 }
 
-static bool claim_afresh(pith_l2 *sampler, double reach) {
-  if (claim(sampler, reach)) return true;
-  sampler->headroom = limit_of(sampler) - largest_cell(sampler);
-  return claim(sampler, reach);
-}
-
 /* One entry that might overflow: tried, looked at, and taken back to the bit if it did. */
-static bool add_one(pith_context *context, pith_l2 *sampler, update_block *one) {
-  double size = fabs(one->value[0]);
-  if (claim(sampler, size * reach_of_one(sampler))) {
-    add_to_all(context, sampler, one);
-    return true;
-  }
-  double reach = size * reach_of_row(sampler, one->row[0]);
-  bool safe = claim_afresh(sampler, reach);
-  if (!safe && (!(reach < PITH_CELL_LIMIT) || sampler->options.cells == PITH_CELLS_FLOAT)) return false;
-  add_to_all(context, sampler, one);
-  if (safe) return true;
+static bool try_one(pith_context *context, pith_l2 *sampler, const update_block *block, size_t index) {
+  double reach = fabs(block->value[index]) * reach_of_row(sampler, block->row[index]);
+  if (sampler->options.cells == PITH_CELLS_FLOAT || !(reach < PITH_CELL_LIMIT)) return false;
+  update_block one = {.count = 1};
+  one.row[0] = block->row[index];
+  one.column[0] = block->column[index];
+  one.value[0] = block->value[index];
+  add_job job = {.sampler = sampler, .block = &one, .end = 1, .room = INFINITY};
+  pith_parallel_for(context, sampler->count, add_to_sketch, &job);
+  add_to_norm(sampler, &one, 0, 1);
   sampler->headroom = limit_of(sampler) - largest_cell(sampler);
   if (sampler->headroom > 0) return true;
-  one->value[0] = -one->value[0];
-  add_to_all(context, sampler, one);
+  job.back = true;
+  pith_parallel_for(context, sampler->count, add_to_sketch, &job);
+  one.value[0] = -one.value[0];
+  add_to_norm(sampler, &one, 0, 1);
   sampler->headroom = 0;
   return false;
 }
 
-/* Adds the block; what stands of it when one entry does not fit is in *done. */
+/* Adds entries from `begin` on, in their order; yields how many: all, or those before the first that does not fit. */
+static size_t add_range(pith_context *context, pith_l2 *sampler, const update_block *block, size_t begin, size_t end) {
+  if (add_some(context, sampler, block, begin, end)) return end - begin;
+  sampler->headroom = limit_of(sampler) - largest_cell(sampler);
+  if (add_some(context, sampler, block, begin, end)) return end - begin;
+  if (end - begin == 1) return try_one(context, sampler, block, begin);
+  const size_t middle = begin + (end - begin) / 2;
+  size_t done = add_range(context, sampler, block, begin, middle);
+  return done < middle - begin ? done : done + add_range(context, sampler, block, middle, end);
+}
+
 static pith_status add_block(pith_context *context, pith_l2 *sampler, const update_block *block, size_t *done) {
-  double size = 0;
-  *done = 0;
-  for (size_t i = 0; i < block->count; i++) size += fabs(block->value[i]);
-  if (claim_afresh(sampler, size * reach_of_one(sampler))) {
-    add_to_all(context, sampler, block);
-    *done = block->count;
-    return PITH_OK;
-  }
-  update_block one;
-  one.count = 1;
-  for (; *done < block->count; ++*done) {
-    one.row[0] = block->row[*done];
-    one.column[0] = block->column[*done];
-    one.value[0] = block->value[*done];
-    if (!add_one(context, sampler, &one))
-      return pith_fail(context, PITH_E_VALUE,
-                       "adding %g to row %llu overflows a cell of unit %g; nothing of it was added: take a larger unit",
-                       block->value[*done], (unsigned long long)block->row[*done], sampler->options.unit);
-  }
-  return PITH_OK;
+  *done = add_range(context, sampler, block, 0, block->count);
+  if (*done == block->count) return PITH_OK;
+  return pith_fail(context, PITH_E_VALUE,
+                   "adding %g to row %llu overflows a cell of unit %g; nothing of it was added: take a larger unit",
+                   block->value[*done], (unsigned long long)block->row[*done], sampler->options.unit);
 }
 
 static pith_status add_exact(pith_context *context, pith_l2 *sampler, const update_block *block, size_t *done) {

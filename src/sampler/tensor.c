@@ -202,11 +202,11 @@ pith_status pith_tensor_update(pith_context *context, pith_tensor *sampler, cons
 
 pith_status pith_tensor_draw(pith_context *context, pith_tensor *sampler, size_t count, pith_pair *pairs,
                              size_t *drawn) {
-  size_t left = sampler->options.draws - pith_min_size(sampler->spent, sampler->options.draws);
-  if (sampler->options.method != PITH_TENSOR_EXACT && count > left)
+  const size_t left = sampler->engine->left(sampler);
+  if (count > left)
     return pith_fail(context, PITH_E_BUDGET,
-                     "%zu draws are asked for and %zu of %zu are left; create the sampler for more draws", count, left,
-                     sampler->options.draws);
+                     "%zu draws are asked for and sketches for %zu are left, of %zu; create the sampler for more draws",
+                     count, left, sampler->options.draws);
   size_t out = 0;
   PITH_TRY(sampler->engine->draw(context, sampler, count, pairs, &out));
   sampler->spent += count;
@@ -228,6 +228,7 @@ pith_tensor_info pith_tensor_describe(const pith_tensor *sampler) {
                             .buckets = options->buckets,
                             .draws = options->draws,
                             .spent = sampler->spent,
+                            .left = sampler->engine->left(sampler),
                             .failures = sampler->failures,
                             .words = options->dim * options->dim + sampler->engine->kept(sampler),
                             .seed = options->seed};

@@ -42,6 +42,7 @@ struct tensor_engine {
   pith_status (*draw)(pith_context *context, pith_tensor *sampler, size_t count, pith_pair *pairs, size_t *drawn);
   pith_status (*norm)(pith_context *context, const pith_tensor *sampler, double *norm);
   size_t (*kept)(const pith_tensor *sampler); /* words */
+  size_t (*left)(const pith_tensor *sampler); /* draws that it can still serve */
 
   size_t (*spans)(const pith_tensor *sampler, tensor_span *spans); /* of the state; yields how many */
   void (*settle)(pith_tensor *sampler);                            /* spans have changed; NULL: nothing follows */

@@ -117,6 +117,8 @@ static size_t kept(const pith_tensor *sampler) {
   return pith_gram_words(state->tree[0]) + pith_gram_words(state->tree[1]);
 }
 
+static size_t left(const pith_tensor *sampler) { return (void)sampler, SIZE_MAX; }
+
 static size_t spans(const pith_tensor *sampler, tensor_span *out) {
   const exact_state *state = sampler->state;
   for (size_t i = 0; i < 2; i++)
@@ -143,6 +145,7 @@ const tensor_engine tensor_exact = {.name = "exact",
                                     .draw = draw,
                                     .norm = norm,
                                     .kept = kept,
+                                    .left = left,
                                     .spans = spans,
                                     .settle = settle,
                                     .saved = saved};

@@ -126,6 +126,12 @@ static size_t kept(const pith_tensor *sampler) {
   return pith_l2_describe(state->sketch).words + (size_t)words(&sampler->options);
 }
 
+static size_t left(const pith_tensor *sampler) {
+  const pairs_state *state = sampler->state;
+  pith_l2_info info = pith_l2_describe(state->sketch);
+  return (info.sketches - info.spent) * info.copies;
+}
+
 static size_t spans(const pith_tensor *sampler, tensor_span *out) {
   const pairs_state *state = sampler->state;
   out[0] = (tensor_span){state->rows, sampler->options.rows2 * sampler->options.dim, TENSOR_LARGEST_CELL};
@@ -151,6 +157,7 @@ const tensor_engine tensor_pairs = {.name = "pairs",
                                     .draw = draw,
                                     .norm = norm,
                                     .kept = kept,
+                                    .left = left,
                                     .spans = spans,
                                     .sketch = sketch,
                                     .saved = saved};

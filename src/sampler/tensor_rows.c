@@ -255,6 +255,8 @@ static pith_status norm(pith_context *context, const pith_tensor *sampler, doubl
 
 static size_t kept(const pith_tensor *sampler) { return (size_t)words(&sampler->options); }
 
+static size_t left(const pith_tensor *sampler) { return sampler->options.draws - sampler->spent; }
+
 static size_t spans(const pith_tensor *sampler, tensor_span *out) {
   const rows_state *state = sampler->state;
   size_t table = sampler->options.buckets * sampler->options.dim;
@@ -277,5 +279,6 @@ const tensor_engine tensor_rows = {.name = "sketch",
                                    .draw = draw,
                                    .norm = norm,
                                    .kept = kept,
+                                   .left = left,
                                    .spans = spans,
                                    .saved = saved};
