@@ -12,7 +12,7 @@
  * this share of all rows. */
 static const double OUTSTANDING = 8.0, MOST_OUTSTANDING = 1.0 / 64;
 
-/* Turned queries to refine by, and recorded queries left out of the fit to choose sizes by. */
+/* Where sizes are chosen: turned queries to refine by, and recorded queries left out of the fit to choose by. */
 enum { LESSONS = 8192, CHOOSERS = 512 };
 
 static double softmax_scale(const pith_compress_options *options, size_t d) {
@@ -44,7 +44,7 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
                               .keys = job->problem.n,
                               .key_rows = job->keys,
                               .value_rows = job->values,
-                              .lessons = options->refine > 0 ? LESSONS : 0,
+                              .lessons = options->refine == 0 ? 0 : choose ? LESSONS : SIZE_MAX,
                               .spare = choose ? CHOOSERS : 0,
                               .scale = softmax_scale(options, job->problem.d),
                               .rho = options->rho,

@@ -11,10 +11,10 @@
 /* Without recorded queries the ball model answers for this norm. */
 static const double DEFAULT_RHO = 2.0;
 
-/* Positions that a recorded query is turned to at most, and positions of which all queries are turned alike. */
-enum { MOST_TURNS = 4, STRETCH = 16 };
-/* Stretches are spread evenly over the horizon by multiples of the golden section. */
-static const double GOLDEN = 0.6180339887498949;
+/* Positions that a recorded query is turned to at most. */
+enum { MOST_TURNS = 4 };
+/* Queries recorded within so many positions see much of their near keys together. */
+enum { STRETCH = 64 };
 
 void pith_rope_turn(float *vector, size_t d, pith_rope rope, double base, double steps) {
   if (rope == PITH_ROPE_NONE) return;
@@ -58,13 +58,10 @@ static pith_status record(pith_context *context, const pith_query_source *source
   return status;
 }
 
-/* How far behind the last key recorded row `row` will be asked, in its `turn`-th turn: rows recorded near each other
- * are asked near each other, so that what they saw just before can be worked out for several at once. */
+/* How far behind the last key recorded row `row` will be asked, in its `turn`-th turn. */
 static size_t steps_ahead(const pith_query_source *source, const pith_query_model *model, size_t row, size_t turn) {
   pith_stream stream = pith_stream_make(source->seed, PITH_STREAM_ROTATION, source->object);
-  double stretch = (double)(model->position[row] / STRETCH);
-  double part = fmod(pith_random_uniform(&stream, turn) + GOLDEN * stretch, 1.0);
-  return pith_min_size((size_t)(part * (double)source->horizon), source->horizon - (source->horizon > 0));
+  return source->horizon > 0 ? pith_random_below(&stream, turn * model->recorded_count + row, source->horizon) : 0;
 }
 
 /* Copies recorded row `row` turned to the position n + ahead. */
@@ -77,24 +74,25 @@ static void turn_to_future(const pith_query_source *source, const pith_query_mod
 
 /* ---- The keys that stand in for later ones ---- */
 
-/* A turned query: where it was recorded, which turn it is, and its place in the list. */
+/* A turned query: its row, the stretch of positions where it was recorded, how far ahead it is asked, and its place in
+ * the list. */
 typedef struct turned {
-  size_t row, turn, place;
+  size_t row, stretch, ahead, place;
 } turned;
 
 typedef struct local_work {
   const pith_query_source *source;
   const pith_query_model *model;
-  const turned *query;      /* (count), rows recorded near each other together */
+  const turned *query;      /* (count), those that see much in common together */
   size_t *begin;            /* (groups + 1): first query of each group */
+  float *scratch;           /* (threads, PITH_MAX_GROUP, d + dv) */
   float *log_mass, *answer; /* by place */
 } local_work;
 
 /* The keys that a query saw just before it: as many as there will be later ones. */
 static void find_near(const local_work *w, const turned *query, size_t *first, size_t *end) {
-  size_t ahead = steps_ahead(w->source, w->model, query->row, query->turn);
   size_t last = pith_min_size(w->model->position[query->row], w->source->keys - 1);
-  *first = last > ahead ? last - ahead : 0;
+  *first = last > query->ahead ? last - query->ahead : 0;
   *end = last + 1;
 }
 
@@ -120,13 +118,14 @@ static void see_keys(const local_work *w, const float *queries, size_t group, si
 
 /* Queries of a group see most of their near keys together, and the ends each by itself. */
 static void see_local(void *argument, size_t index, int thread) {
-  (void)thread;
   const local_work *w = argument;
   size_t d = w->model->d, dv = w->model->dv, begin = w->begin[index], group = w->begin[index + 1] - begin;
   size_t common = 0, common_end = SIZE_MAX;
   size_t first[PITH_MAX_GROUP], end[PITH_MAX_GROUP];
-  float largest[PITH_MAX_GROUP], sum[PITH_MAX_GROUP] = {0}, queries[PITH_MAX_GROUP * 512];
-  float answers[PITH_MAX_GROUP * 512] = {0};
+  float largest[PITH_MAX_GROUP], sum[PITH_MAX_GROUP] = {0}, *queries, *answers;
+  queries = w->scratch + (size_t)thread * PITH_MAX_GROUP * (d + dv);
+  answers = queries + PITH_MAX_GROUP * d;
+  memset(answers, 0, PITH_MAX_GROUP * dv * sizeof *answers);
   for (size_t r = 0; r < group; r++) {
     find_near(w, &w->query[begin + r], &first[r], &end[r]);
     common = pith_max_size(common, first[r]);
@@ -148,17 +147,17 @@ static void see_local(void *argument, size_t index, int thread) {
 
 static int compare_turned(const void *left, const void *right) {
   const turned *a = left, *b = right;
-  if (a->turn != b->turn) return a->turn < b->turn ? -1 : 1;
-  return (a->row > b->row) - (a->row < b->row);
+  if (a->stretch != b->stretch) return a->stretch < b->stretch ? -1 : 1;
+  if (a->ahead != b->ahead) return a->ahead < b->ahead ? -1 : 1;
+  return (a->place > b->place) - (a->place < b->place);
 }
 
 /* Groups end where a stretch does. Returns their number. */
-static size_t group_queries(const pith_query_model *model, const turned *query, size_t count, size_t *begin) {
+static size_t group_queries(const turned *query, size_t count, size_t *begin) {
   size_t groups = 0;
   for (size_t i = 0; i < count; i++) {
-    const turned *first = groups > 0 ? &query[begin[groups - 1]] : NULL;
-    bool joins = first && first->turn == query[i].turn && i - begin[groups - 1] < PITH_MAX_GROUP &&
-                 model->position[first->row] / STRETCH == model->position[query[i].row] / STRETCH;
+    size_t first = groups > 0 ? begin[groups - 1] : 0;
+    bool joins = groups > 0 && i - first < PITH_MAX_GROUP && query[first].stretch == query[i].stretch;
     if (!joins) begin[groups++] = i;
   }
   begin[groups] = count;
@@ -172,12 +171,18 @@ static pith_status find_local(pith_context *context, const pith_query_source *so
   if (!*log_mass || !*answer) return PITH_E_MEMORY;
   for (size_t r = 0; r < count; r++) (*log_mass)[r] = -INFINITY;
   if (source->rope == PITH_ROPE_NONE || source->keys == 0 || source->horizon == 0) return PITH_OK;
+  size_t width = (size_t)pith_threads(context) * PITH_MAX_GROUP * (model->d + model->dv);
   size_t *begin = pith_allocate(context, count + 1, sizeof *begin);
-  if (!begin) return PITH_E_MEMORY;
-  qsort(query, count, sizeof *query, compare_turned);
-  size_t groups = group_queries(model, query, count, begin);
-  pith_parallel_for(context, groups, see_local, &(local_work){source, model, query, begin, *log_mass, *answer});
+  float *scratch = pith_allocate(context, width, sizeof *scratch);
+  if (begin && scratch) {
+    qsort(query, count, sizeof *query, compare_turned);
+    size_t groups = group_queries(query, count, begin);
+    local_work work = {source, model, query, begin, scratch, *log_mass, *answer};
+    pith_parallel_for(context, groups, see_local, &work);
+  }
   pith_release(context, begin);
+  pith_release(context, scratch);
+  if (!begin || !scratch) return PITH_E_MEMORY;
   return PITH_OK;
 }
 
@@ -189,9 +194,9 @@ static pith_status turn_all(pith_context *context, const pith_query_source *sour
   turned *query = pith_allocate(context, count, sizeof *query);
   pith_status status = *rows && query ? PITH_OK : PITH_E_MEMORY;
   for (size_t i = 0; status == PITH_OK && i < count; i++) {
-    query[i] = (turned){order[i % available], turn + i / available, i};
-    turn_to_future(source, model, query[i].row, steps_ahead(source, model, query[i].row, query[i].turn),
-                   *rows + i * model->d);
+    size_t row = order[i % available], ahead = steps_ahead(source, model, row, turn + i / available);
+    query[i] = (turned){row, model->position[row] / STRETCH, ahead, i};
+    turn_to_future(source, model, row, ahead, *rows + i * model->d);
   }
   if (status == PITH_OK) status = find_local(context, source, model, query, count, log_mass, answer);
   pith_release(context, query);
