@@ -8,14 +8,14 @@
 #include "command.h"
 
 extern const cli_command command_compress, command_attend, command_compare, command_inspect, command_merge,
-    command_coreset, command_sample, command_sparsity, command_lm, command_completion;
+    command_coreset, command_sample, command_sparsity, command_lm, command_llama, command_completion;
 
 const cli_command *const commands[] = {
-    &command_compress, &command_attend, &command_compare, &command_inspect,    &command_merge,
+    &command_compress, &command_attend, &command_compare, &command_inspect, &command_merge,
 #ifdef PITH_WITH_CORESET
     &command_coreset,
 #endif
-    &command_sparsity, &command_sample, &command_lm,      &command_completion, NULL};
+    &command_sparsity, &command_sample, &command_lm,      &command_llama,   &command_completion, NULL};
 
 const cli_command *command_find(const char *name) {
   for (size_t i = 0; commands[i]; i++)
