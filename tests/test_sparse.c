@@ -28,7 +28,8 @@ static void code_logits_are_products(void **state) {
   enum { ROWS = 64, MOST = 130 };
   static int8_t codes[ROWS * MOST];
   static int16_t queries[PITH_MAX_GROUP * MOST];
-  float scales[ROWS], weights[ROWS], query_scale[PITH_MAX_GROUP], logits[PITH_MAX_GROUP * ROWS];
+  float scales[ROWS], weights[ROWS], query_scale[PITH_MAX_GROUP], offsets[PITH_MAX_GROUP],
+      logits[PITH_MAX_GROUP * ROWS];
   pith_stream stream = pith_stream_make(3, PITH_STREAM_TEST, 0);
   for (size_t d = 2; d <= MOST; d += d < 8 ? 2 : 61)
     for (size_t group = 1; group <= PITH_MAX_GROUP; group++) {
@@ -38,16 +39,17 @@ static void code_logits_are_products(void **state) {
         queries[i] = (int16_t)((int)pith_random_below(&stream, 1000000 + i, 65535) - 32767);
       for (size_t i = 0; i < ROWS; i++)
         scales[i] = (float)pith_random_uniform(&stream, 2000000 + i), weights[i] = (float)i;
-      for (size_t q = 0; q < group; q++) query_scale[q] = 0x1p-20F * (float)(q + 1);
-      kernels->code_logits(
-          &(pith_code_block){group, d, ROWS, queries, query_scale, codes, scales, group % 2 ? weights : NULL, logits});
+      for (size_t q = 0; q < group; q++) query_scale[q] = 0x1p-20F * (float)(q + 1), offsets[q] = 3 - (float)q;
+      kernels->code_logits(&(pith_code_block){group, d, ROWS, queries, query_scale, codes, scales,
+                                              group % 2 ? weights : NULL, group % 3 ? offsets : NULL, logits});
       for (size_t q = 0; q < group; q++)
         for (size_t row = 0; row < ROWS; row++) {
           double sum = 0;
           for (size_t j = 0; j < d; j++)
             sum += (double)queries[q * d + j] *
                    (double)codes[(row / PITH_CODED * d + j / 2 * 2) * PITH_CODED + row % PITH_CODED * 2 + j % 2];
-          sum = sum * (double)scales[row] * (double)query_scale[q] + (group % 2 ? (double)weights[row] : 0);
+          sum = sum * (double)scales[row] * (double)query_scale[q] + (group % 2 ? (double)weights[row] : 0) +
+                (group % 3 ? (double)offsets[q] : 0);
           assert_true(fabs((double)logits[q * ROWS + row] - sum) <= 4e-7 * (fabs(sum) + 64));
         }
     }
@@ -58,16 +60,21 @@ static void split_parts_and_sums(void **state) {
   const pith_kernels *kernels = pith_kernels_active();
   float *logits = test_gaussian(4, PITH_MAX_GROUP * PITH_SPLIT, 3);
   for (size_t group = 1; group <= PITH_MAX_GROUP; group++) {
-    float threshold[PITH_MAX_GROUP], sum[PITH_MAX_GROUP], square[PITH_MAX_GROUP];
+    float threshold[PITH_MAX_GROUP], least[PITH_MAX_GROUP], sum[PITH_MAX_GROUP], square[PITH_MAX_GROUP];
     logits[10 + group] = -INFINITY;
     for (size_t q = 0; q < group; q++) threshold[q] = 2 + (float)q;
     threshold[0] = logits[5]; /* reached exactly */
-    uint64_t chosen = kernels->split(logits, group, threshold, sum, square), expected = 0;
+    for (size_t q = 0; q < group; q++) least[q] = q == 3 ? 1000 : q == 2 ? logits[2 * PITH_SPLIT + 9] : -INFINITY;
+    uint64_t chosen = kernels->split(logits, group, threshold, least, sum, square), expected = 0;
     for (size_t q = 0; q < group; q++)
       for (size_t i = 0; i < PITH_SPLIT; i++) expected |= (uint64_t)(logits[q * PITH_SPLIT + i] >= threshold[q]) << i;
     assert_true(chosen == expected && (chosen >> 5 & 1));
     for (size_t q = 0; q < group; q++) {
       double one = 0, two = 0;
+      if (q == 3) { /* none counts */
+        assert_true(sum[q] == 0 && square[q] == 0);
+        continue;
+      }
       for (size_t i = 0; i < PITH_SPLIT; i++)
         if (!(chosen >> i & 1)) {
           double weight = exp((double)logits[q * PITH_SPLIT + i] - (double)threshold[q]);
@@ -213,7 +220,8 @@ static void ask(pith_context *context, const cache *c, double eps, bool each, bo
   else
     assert_ok(context, pith_sparse_head_append(context, &head, &c->rows, 0));
   if (damage) {
-    head.spread = 0;
+    head.values.spread = head.means.spread = head.residual_squares = 0;
+    head.most_residual = 0;
     for (size_t p = 0; p < head.blocks; p++) head.block[p].residual = head.block[p].value_radius = 0;
   }
   pith_sparse_job job = {.rows = c->rows,

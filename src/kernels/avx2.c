@@ -131,9 +131,9 @@ static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
 #define CODE_LOGITS_FUSED
 static inline bool p_fused(void) { return false; }
 static inline vector p_to_f32(pairs a) { return _mm256_cvtepi32_ps(a); }
-/* Bits of the lanes where a >= 0; a, but 0 in such lanes. */
-static inline unsigned v_not_negative(vector a) {
-  return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, v_zero(), _CMP_GE_OQ));
+/* Bits of the lanes where a >= b; a, but 0 in such lanes. */
+static inline unsigned v_reaches(vector a, vector b) {
+  return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
 }
 static inline vector v_clear(vector a, unsigned lanes) {
   const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

@@ -112,8 +112,8 @@ static inline bool p_fused(void) { return __builtin_cpu_supports("avx512vnni"); 
     CODE_LOGITS(true)                                                                                 \
   }
 static inline vector p_to_f32(pairs a) { return _mm512_cvtepi32_ps(a); }
-/* Bits of the lanes where a >= 0; a, but 0 in such lanes. */
-static inline unsigned v_not_negative(vector a) { return _mm512_cmp_ps_mask(a, v_zero(), _CMP_GE_OQ); }
+/* Bits of the lanes where a >= b; a, but 0 in such lanes. */
+static inline unsigned v_reaches(vector a, vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static inline vector v_clear(vector a, unsigned lanes) { return _mm512_maskz_mov_ps((__mmask16)~lanes, a); }
 
 /* Lane i receives from[i >> shift]; 16 >> shift elements are read, `count` of them at most. */

@@ -21,7 +21,8 @@ ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width
   if (block->log_weights) more = v_load(block->log_weights + row);
   UNROLL for (int q = 0; q < width; q++) {
     if ((size_t)q >= block->group) break;
-    vector logit = v_mul(v_mul(p_to_f32(sum[q]), scale), v_set(block->query_scale[q]));
+    vector logit = v_mul(p_to_f32(sum[q]), scale), offset = block->offsets ? v_set(block->offsets[q]) : v_zero();
+    logit = v_fma(logit, v_set(block->query_scale[q]), offset);
     v_store(block->logits + (size_t)q * block->rows + row, v_add(logit, more));
   }
 }
@@ -75,31 +76,36 @@ static void scores(size_t group, size_t d, const float *queries, const float *ke
   }
 }
 
-ALWAYS_INLINE vector v_exp_rough(vector x) {
-  vector t = v_max(v_set(ROUGH_LOWEST), v_mul(x, v_set(EXP_LOG2E))), k = v_round(t), f = v_sub(t, k);
+/* 2^x */
+ALWAYS_INLINE vector v_exp2_rough(vector x) {
+  vector t = v_max(v_set(ROUGH_LOWEST), x), k = v_round(t), f = v_sub(t, k);
   vector p = v_fma(v_set(ROUGH_C3), f, v_set(ROUGH_C2));
   p = v_fma(p, f, v_set(ROUGH_C1));
   return v_scale(v_fma(p, f, v_set(ROUGH_C0)), k);
 }
 
-static uint64_t split(const float *logits, size_t group, const float *threshold, float *sum, float *square) {
+static uint64_t split(const float *logits, size_t group, const float *threshold, const float *least, float *sum,
+                      float *square) {
   enum { VECTORS = PITH_SPLIT / LANES };
   unsigned reached[VECTORS] = {0};
   uint64_t chosen = 0;
   for (size_t q = 0; q < group; q++)
     UNROLL for (int i = 0; i < VECTORS; i++) reached[i] |=
-        v_not_negative(v_sub(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q])));
+        v_reaches(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q]));
   UNROLL for (int i = 0; i < VECTORS; i++) chosen |= (uint64_t)reached[i] << (i * LANES);
   for (size_t q = 0; q < group; q++) {
-    vector total = v_zero(), squares = v_zero();
-    UNROLL for (int i = 0; i < VECTORS; i++) {
-      vector weight = v_exp_rough(v_sub(v_load(logits + q * PITH_SPLIT + i * LANES), v_set(threshold[q])));
-      weight = v_clear(weight, reached[i]);
-      total = v_add(total, weight);
-      squares = v_fma(weight, weight, squares);
-    }
-    sum[q] = v_sum(total);
-    square[q] = v_sum(squares);
+    const float *logit = logits + q * PITH_SPLIT;
+    unsigned counts = 0;
+    UNROLL for (int i = 0; i < VECTORS; i++) counts |= v_reaches(v_load(logit + i * LANES), v_set(least[q]));
+    vector total = v_zero(), squares = v_zero(), shift = v_set(threshold[q] * -EXP_LOG2E);
+    if (counts) UNROLL for (int i = 0; i < VECTORS; i++) {
+        vector weight = v_exp2_rough(v_fma(v_load(logit + i * LANES), v_set(EXP_LOG2E), shift));
+        weight = v_clear(weight, reached[i]);
+        total = v_add(total, weight);
+        squares = v_fma(weight, weight, squares);
+      }
+    sum[q] = counts ? v_sum(total) : 0;
+    square[q] = counts ? v_sum(squares) : 0;
   }
   return chosen;
 }

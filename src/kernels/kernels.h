@@ -83,7 +83,8 @@ typedef struct pith_code_block {
   const int8_t *codes;
   const float *scales;      /* (rows) */
   const float *log_weights; /* (rows), or NULL */
-  float *logits;            /* (group, rows): query_scale * scale * <query, code> + log-weight */
+  const float *offsets;     /* (group): of the logits of all keys; NULL: 0 */
+  float *logits;            /* (group, rows): query_scale * scale * <query, code> + offset + log-weight */
 } pith_code_block;
 
 typedef struct pith_kernels {
@@ -110,9 +111,10 @@ typedef struct pith_kernels {
   void (*scores)(size_t group, size_t d, const float *queries, const float *keys, size_t rows, float *logits);
   /* Parts PITH_SPLIT keys by their logits (group, PITH_SPLIT): those where a query's logit reaches its threshold are
    * chosen (bit i: key i); sum and square (group) receive the sums of exp(logit - threshold) and of its square over
-   * the others, to a relative error of PITH_SPLIT_ERROR. Thresholds are finite; a key that is not there has a logit of
-   * -inf, and counts for 2^-125 at most. */
-  uint64_t (*split)(const float *logits, size_t group, const float *threshold, float *sum, float *square);
+   * the others, to a relative error of PITH_SPLIT_ERROR; both are 0 for a query of which no logit reaches `least`
+   * (group). Thresholds are finite; a key that is not there has a logit of -inf, and counts for 2^-125 at most. */
+  uint64_t (*split)(const float *logits, size_t group, const float *threshold, const float *least, float *sum,
+                    float *square);
 } pith_kernels;
 
 #define PITH_EXP_ULP 2.0

@@ -202,7 +202,8 @@ static void code_logits(const pith_code_block *block) {
       for (size_t i = 0; i < block->d; i += 2)
         sum += query[i] * code[i * PITH_CODED] + query[i + 1] * code[i * PITH_CODED + 1];
       float more = block->log_weights ? block->log_weights[row] : 0;
-      block->logits[q * block->rows + row] = (float)sum * block->scales[row] * block->query_scale[q] + more;
+      float offset = block->offsets ? block->offsets[q] : 0;
+      block->logits[q * block->rows + row] = (float)sum * block->scales[row] * block->query_scale[q] + offset + more;
     }
   }
 }
@@ -214,13 +215,16 @@ static void scores(size_t group, size_t d, const float *queries, const float *ke
       logits[row * width + q] = dot(queries + (q < group ? q : 0) * d, keys + row * d, d);
 }
 
-static uint64_t split(const float *logits, size_t group, const float *threshold, float *sum, float *square) {
+static uint64_t split(const float *logits, size_t group, const float *threshold, const float *least, float *sum,
+                      float *square) {
   uint64_t chosen = 0;
   for (size_t q = 0; q < group; q++)
-    for (size_t i = 0; i < PITH_SPLIT; i++) chosen |= (uint64_t)(logits[q * PITH_SPLIT + i] - threshold[q] >= 0) << i;
+    for (size_t i = 0; i < PITH_SPLIT; i++) chosen |= (uint64_t)(logits[q * PITH_SPLIT + i] >= threshold[q]) << i;
   for (size_t q = 0; q < group; q++) {
     sum[q] = square[q] = 0;
-    for (size_t i = 0; i < PITH_SPLIT; i++) {
+    bool counts = false;
+    for (size_t i = 0; i < PITH_SPLIT; i++) counts = counts || logits[q * PITH_SPLIT + i] >= least[q];
+    for (size_t i = 0; i < PITH_SPLIT && counts; i++) {
       float less = logits[q * PITH_SPLIT + i] - threshold[q]; /* never to 0: sums bound what they count */
       float weight = chosen >> i & 1 ? 0 : exponential(less > EXP_LOWEST ? less : EXP_LOWEST);
       sum[q] += weight;

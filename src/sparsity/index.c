@@ -113,39 +113,67 @@ static pith_status make_room(pith_context *context, pith_sparse_head *head, size
 
 /* ---- Blocks ---- */
 
-static void write_codes(pith_sparse_head *head, size_t number, float *keys) {
+/* Not less than the largest singular value of x (PITH_SPARSE_BLOCK, d), whose rows are no longer than `longest`: the
+ * fourth root of |G^2| in the Frobenius norm, G = x x' or x'x. spare: 2 * PITH_SPARSE_BLOCK^2. */
+static double largest_singular_value(pith_context *context, double *x, size_t d, double longest, double *spare) {
+  if (!(longest > 0) || !isfinite(longest)) return longest;
+  const size_t rows = PITH_SPARSE_BLOCK, side = pith_min_size(rows, d);
+  double *gram = spare, *square = spare + side * side, sum = 0;
+  for (size_t i = 0; i < rows * d; i++) x[i] /= longest;
+  if (d < rows)
+    pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, d, d, rows, 1, x, d, x, d, 0, gram, side);
+  else
+    pith_gemm_f64(context, PITH_PLAIN, PITH_TRANSPOSED, rows, rows, d, 1, x, d, x, d, 0, gram, side);
+  pith_gemm_f64(context, PITH_PLAIN, PITH_PLAIN, side, side, side, 1, gram, side, gram, side, 0, square, side);
+  for (size_t i = 0; i < side * side; i++) sum += square[i] * square[i];
+  return longest * sqrt(sqrt(sqrt(sum))) * (1 + 1e-9);
+}
+
+/* Codes are of keys about their mean: what a query makes of the mean is known without them. */
+static void write_codes(pith_context *context, pith_sparse_head *head, size_t number, float *keys) {
   const size_t d = head->d, code_d = head->code_d;
-  double turning = pith_sparse_turns(head) ? (log2((double)d) + 2) * PITH_UNIT : 0, residual = 0;
-  if (pith_sparse_turns(head)) pith_turn(keys, PITH_SPARSE_BLOCK, d);
+  const float *mean = head->mean + number * d;
+  const bool turns = pith_sparse_turns(head);
+  pith_sparse_block *block = &head->block[number];
+  for (size_t i = 0; i < PITH_SPARSE_BLOCK * d; i++) keys[i] -= mean[i % d];
+  const double rounding = (turns ? log2((double)d) + 3 : 1) * PITH_UNIT * (double)block->radius;
+  if (turns) pith_turn(keys, PITH_SPARSE_BLOCK, d);
+  double longest = 0, *difference = head->spare;
   int8_t *codes = head->codes + number * PITH_SPARSE_BLOCK * code_d;
   memset(codes, 0, PITH_SPARSE_BLOCK * code_d);
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) {
     const float *key = keys + i * d;
     float largest = 0;
-    for (size_t j = 0; j < d; j++) largest = fmaxf(largest, fabsf(key[j]));
+    for (size_t j = 0; j < d; j++) largest = fabsf(key[j]) > largest ? fabsf(key[j]) : largest;
     float scale = largest / 127, inverse = scale > 0 && isfinite(1 / scale) ? 1 / scale : 0;
     double error = 0;
     for (size_t j = 0; j < d; j++) {
-      int level = (int)fmaxf(-127, fminf(127, rintf(key[j] * inverse)));
+      float level = rintf(key[j] * inverse);
+      level = level < -127 ? -127 : level > 127 ? 127 : level;
       codes[(i / PITH_CODED * code_d + j / 2 * 2) * PITH_CODED + i % PITH_CODED * 2 + j % 2] = (int8_t)level;
-      double difference = (double)key[j] - (double)scale * level;
-      error += difference * difference;
+      difference[i * d + j] = (double)key[j] - (double)scale * (double)level;
+      error += difference[i * d + j] * difference[i * d + j];
     }
     head->scales[number * PITH_SPARSE_BLOCK + i] = scale;
-    residual = fmax(residual, sqrt(error) + turning * norm(key, d));
+    longest = fmax(longest, sqrt(error));
   }
-  head->block[number].residual = up(residual);
+  double spread = largest_singular_value(context, difference, d, longest, difference + PITH_SPARSE_BLOCK * d);
+  block->residual = up(longest + rounding);
+  block->residual_spread = up(spread + sqrt((double)PITH_SPARSE_BLOCK) * rounding);
+  head->most_residual = fmaxf(head->most_residual, block->residual_spread);
+  head->residual_squares += (double)block->residual_spread * (double)block->residual_spread;
 }
 
-static void add_gram(pith_context *context, pith_sparse_head *head, const float *values, const float *mean) {
+static void add_values(pith_context *context, pith_sparse_head *head, const float *values, const float *mean) {
   const size_t dv = head->dv;
   double *u = head->spare;
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
     for (size_t j = 0; j < dv; j++) {
       u[i * dv + j] = (double)values[i * dv + j] - (double)mean[j];
-      head->trace += u[i * dv + j] * u[i * dv + j];
+      head->values.trace += u[i * dv + j] * u[i * dv + j];
     }
-  pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, dv, dv, PITH_SPARSE_BLOCK, 1, u, dv, u, dv, 1, head->gram, dv);
+  pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, dv, dv, PITH_SPARSE_BLOCK, 1, u, dv, u, dv, 1, head->values.sum,
+                dv);
 }
 
 /* Makes block `number` of the rows head->order names. buffer: PITH_SPARSE_BLOCK * max(d, dv). */
@@ -162,7 +190,7 @@ static void seal(pith_context *context, pith_sparse_head *head, size_t number, c
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
     block->value_radius = fmaxf(block->value_radius, up(distance(buffer + i * dv, value_mean, dv)));
   block->offset = up(distance(value_mean, head->anchor, dv));
-  add_gram(context, head, buffer, value_mean);
+  add_values(context, head, buffer, value_mean);
 
   float *low = head->low + number * d, *high = head->high + number * d, *mean = head->mean + number * d;
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) pith_sparse_read_key(rows, order[i] - first, buffer + i * d);
@@ -173,8 +201,8 @@ static void seal(pith_context *context, pith_sparse_head *head, size_t number, c
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) {
     const float *key = buffer + i * d;
     for (size_t j = 0; j < d; j++) {
-      low[j] = fminf(low[j], key[j]);
-      high[j] = fmaxf(high[j], key[j]);
+      low[j] = key[j] < low[j] ? key[j] : low[j];
+      high[j] = key[j] > high[j] ? key[j] : high[j];
     }
     block->radius = fmaxf(block->radius, up(distance(key, mean, d)));
     block->key_norm = fmaxf(block->key_norm, up(norm(key, d)));
@@ -187,21 +215,26 @@ static void seal(pith_context *context, pith_sparse_head *head, size_t number, c
     block->most_bias = fmaxf(block->most_bias, weight);
   }
   block->bias = (float)bias;
-  double corner = 0;
-  for (size_t j = 0; j < d; j++) corner += pow(fmax(fabs((double)low[j]), fabs((double)high[j])), 2);
+  double corner = 0, halves = 0;
+  for (size_t j = 0; j < d; j++) {
+    double far = fmax(fabs((double)low[j]), fabs((double)high[j]));
+    corner += far * far;
+    halves += ((double)high[j] - (double)low[j]) / 2;
+  }
+  head->box_reach += 0.8 * halves / sqrt((double)d);
+  head->ball_reach += (double)block->radius;
   block->corner = up(sqrt(corner));
-  write_codes(head, number, buffer);
+  write_codes(context, head, number, buffer);
 }
 
 /* ---- What holds of all blocks ---- */
 
 /* The largest eigenvalue of G is at most |G^(2^s)|^(1/2^s) in the Frobenius norm, and that at most dv^(1/2^(s+1)) too
- * large. Powers are scaled down as they are taken. */
-static double largest_eigenvalue(pith_context *context, pith_sparse_head *head) {
+ * large. Powers are scaled down as they are taken. spare: (2, dv, dv). */
+static double largest_eigenvalue(pith_context *context, const double *gram, size_t dv, double *spare) {
   enum { SQUARINGS = 6 };
-  const size_t dv = head->dv;
-  double *power = head->spare, *square = head->spare + dv * dv, log_scale = 0, frobenius = 0;
-  memcpy(power, head->gram, dv * dv * sizeof *power);
+  double *power = spare, *square = spare + dv * dv, log_scale = 0, frobenius = 0;
+  memcpy(power, gram, dv * dv * sizeof *power);
   for (int s = 0;; s++) {
     frobenius = 0;
     for (size_t i = 0; i < dv * dv; i++) frobenius += power[i] * power[i];
@@ -217,18 +250,42 @@ static double largest_eigenvalue(pith_context *context, pith_sparse_head *head) 
 }
 
 /* An eigenvalue grows by no more than the trace does, so that it need not be computed for every block. */
-static void refresh(pith_context *context, pith_sparse_head *head) {
+static void refresh_gram(pith_context *context, pith_sparse_gram *gram, size_t dv, double *spare) {
+  if (gram->trace > gram->before * 1.0625) {
+    gram->known = largest_eigenvalue(context, gram->sum, dv, spare);
+    gram->before = gram->trace;
+  }
+  gram->spread = gram->known + (gram->trace - gram->before) * (1 + 1e-9);
+}
+
+static void clear_gram(pith_sparse_gram *gram, size_t dv) {
+  *gram = (pith_sparse_gram){.sum = gram->sum};
+  memset(gram->sum, 0, dv * dv * sizeof *gram->sum);
+}
+
+/* After new blocks from block `first` on. */
+static void refresh(pith_context *context, pith_sparse_head *head, size_t first) {
+  const size_t dv = head->dv;
   if (head->blocks == 0) return;
   if (head->blocks > head->anchored + head->anchored / 8) {
-    mean_of(head->value_mean, head->blocks, head->dv, head->anchor);
+    mean_of(head->value_mean, head->blocks, dv, head->anchor);
     for (size_t p = 0; p < head->blocks; p++)
-      head->block[p].offset = up(distance(head->value_mean + p * head->dv, head->anchor, head->dv));
+      head->block[p].offset = up(distance(head->value_mean + p * dv, head->anchor, dv));
     head->anchored = head->blocks;
+    clear_gram(&head->means, dv);
+    first = 0;
   }
-  if (head->trace > head->spread_trace * 1.0625) {
-    head->spread = largest_eigenvalue(context, head);
-    head->spread_trace = head->trace;
+  double *x = head->spare;
+  for (size_t p = first; p < head->blocks; p++) {
+    for (size_t j = 0; j < dv; j++) {
+      x[j] = (double)head->value_mean[p * dv + j] - (double)head->anchor[j];
+      head->means.trace += x[j] * x[j];
+    }
+    for (size_t i = 0; i < dv; i++)
+      for (size_t j = 0; j < dv; j++) head->means.sum[i * dv + j] += x[i] * x[j];
   }
+  refresh_gram(context, &head->values, dv, head->spare);
+  refresh_gram(context, &head->means, dv, head->spare);
 }
 
 static pith_status begin(pith_context *context, pith_sparse_head *head, const pith_rows *rows) {
@@ -237,7 +294,9 @@ static pith_status begin(pith_context *context, pith_sparse_head *head, const pi
   head->code_d = rows->d + rows->d % 2;
   head->dtype = rows->dtype;
   head->weighted = rows->log_weight != NULL;
-  size_t numbers = head->dv * head->dv + 2 * head->dv * pith_max_size(head->dv, PITH_SPARSE_BLOCK);
+  const size_t block = PITH_SPARSE_BLOCK, square = head->dv * head->dv;
+  size_t spare = pith_max_size(pith_max_size(2 * square, block * head->dv), block * (head->d + 2 * block));
+  size_t numbers = 2 * square + spare;
   double *gram = pith_memory_allocate(head->memory, numbers, sizeof *gram);
   float *anchor = pith_memory_allocate(head->memory, head->dv, sizeof *anchor);
   if (!gram || !anchor) {
@@ -245,10 +304,13 @@ static pith_status begin(pith_context *context, pith_sparse_head *head, const pi
     pith_memory_release(head->memory, anchor);
     return pith_fail(context, PITH_E_MEMORY, "no memory for the index of a head");
   }
-  memset(gram, 0, head->dv * head->dv * sizeof *gram);
   memset(anchor, 0, head->dv * sizeof *anchor);
-  head->gram = gram;
-  head->spare = gram + head->dv * head->dv;
+  head->values.sum = gram;
+  head->means.sum = gram + square;
+  head->spare = gram + 2 * square;
+  head->spare_numbers = spare;
+  clear_gram(&head->values, head->dv);
+  clear_gram(&head->means, head->dv);
   head->anchor = anchor;
   return PITH_OK;
 }
@@ -258,7 +320,7 @@ pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *hea
   const size_t count = first + rows->count;
   if (count >= UINT32_MAX)
     return pith_fail(context, PITH_E_SHAPE, "keys: %zu rows; an index holds fewer than 2^32", count);
-  if (!head->gram) PITH_TRY(begin(context, head, rows));
+  if (!head->values.sum) PITH_TRY(begin(context, head, rows));
   size_t widest = pith_max_size(rows->d, rows->dv), blocks = count / PITH_SPARSE_BLOCK;
   float *buffer = pith_scratch(context, 2, PITH_SPARSE_BLOCK * widest * sizeof *buffer);
   if (!buffer) return PITH_E_MEMORY;
@@ -269,13 +331,14 @@ pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *hea
     pith_sparse_read_value(rows, row - first, buffer);
     head->most_value = fmaxf(head->most_value, up(norm(buffer, rows->dv)));
   }
+  const size_t before = head->blocks;
   for (; head->blocks < blocks; head->blocks++) {
     for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
       head->order[head->blocks * PITH_SPARSE_BLOCK + i] = (uint32_t)(head->blocks * PITH_SPARSE_BLOCK + i);
     seal(context, head, head->blocks, rows, first, buffer);
   }
   head->rows = count;
-  refresh(context, head);
+  refresh(context, head, before);
   return PITH_OK;
 }
 
@@ -356,11 +419,12 @@ pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *he
       head->order[row] = (uint32_t)row;
     }
     halve(&c, head->order, count);
-    memset(head->gram, 0, head->dv * head->dv * sizeof *head->gram);
-    head->trace = head->spread_trace = head->spread = 0;
+    clear_gram(&head->values, head->dv);
     head->anchored = 0;
+    head->most_residual = 0;
+    head->residual_squares = head->box_reach = head->ball_reach = 0;
     for (size_t p = 0; p < head->blocks; p++) seal(context, head, p, rows, 0, buffer);
-    refresh(context, head);
+    refresh(context, head, 0);
   }
   pith_release(context, placed);
   pith_release(context, direction);
@@ -374,14 +438,15 @@ size_t pith_sparse_head_bytes(const pith_sparse_head *head) {
   list_fields(&copy, fields);
   size_t bytes = 0;
   for (size_t i = 0; i < FIELDS; i++) bytes += head->blocks * fields[i].bytes;
-  return bytes + (head->gram ? 3 * head->dv * head->dv * sizeof *head->gram + head->dv * sizeof *head->anchor : 0);
+  if (!head->values.sum) return bytes;
+  return bytes + (2 * head->dv * head->dv + head->spare_numbers) * sizeof(double) + head->dv * sizeof *head->anchor;
 }
 
 void pith_sparse_head_free(pith_sparse_head *head) {
   field fields[FIELDS];
   list_fields(head, fields);
   for (size_t i = 0; i < FIELDS; i++) pith_memory_release(head->memory, *fields[i].pointer);
-  pith_memory_release(head->memory, head->gram);
+  pith_memory_release(head->memory, head->values.sum);
   pith_memory_release(head->memory, head->anchor);
   *head = (pith_sparse_head){.memory = head->memory};
 }

@@ -12,7 +12,8 @@ enum { PITH_SPARSE_BLOCK = PITH_SPLIT };
 
 /* Every length is rounded up, so that it holds of the stored rows in exact arithmetic. */
 typedef struct pith_sparse_block {
-  float residual;           /* largest |key - code| */
+  float residual;           /* largest |key - code|, code: the mean of the keys and small integers */
+  float residual_spread;    /* largest singular value of the matrix of all key - code */
   float key_norm;           /* largest |key| */
   float radius;             /* largest |key - mean| */
   float value_radius;       /* largest |value - mean of values| */
@@ -21,6 +22,14 @@ typedef struct pith_sparse_block {
   float bias, most_bias;    /* mean and largest log-weight */
   uint32_t lowest, highest; /* rows */
 } pith_sparse_block;
+
+/* Sum of x x' over some vectors x. */
+typedef struct pith_sparse_gram {
+  double *sum;          /* (dv, dv) */
+  double trace;         /* of sum */
+  double known, before; /* an eigenvalue bound and the trace it was computed at */
+  double spread;        /* not less than the largest eigenvalue of sum */
+} pith_sparse_gram;
 
 /* Coordinates are those of the store: of a q8 cache, the turned ones. Codes are of turned keys where d allows. */
 typedef struct pith_sparse_head {
@@ -36,12 +45,15 @@ typedef struct pith_sparse_head {
   float *value_mean;             /* (blocks, dv) */
   pith_sparse_block *block;      /* (blocks) */
   float most_key, most_value;    /* largest norms of all rows seen */
-  double *gram;                  /* (dv, dv): sum of u u' over rows of blocks, u = value - its block's mean */
-  double *spare;                 /* (2, dv, dv), at least (2, PITH_SPARSE_BLOCK, dv) */
-  double spread;                 /* not less than the largest eigenvalue of gram */
-  double trace, spread_trace;    /* of gram now, and when `spread` was computed */
-  float *anchor;                 /* (dv): about the mean of all values */
-  size_t anchored;               /* blocks when it was set */
+  pith_sparse_gram values;       /* of value - the mean of its block, over all rows of blocks */
+  pith_sparse_gram means;        /* of mean of values - anchor, over all blocks */
+  double *spare;                 /* room for sealing a block and for eigenvalues */
+  size_t spare_numbers;
+  float *anchor;                /* (dv): about the mean of all values */
+  size_t anchored;              /* blocks when it was set */
+  float most_residual;          /* largest residual_spread of a block */
+  double residual_squares;      /* sum of its squares */
+  double box_reach, ball_reach; /* how far boxes and balls reach from means for a random query, over all blocks */
 } pith_sparse_head;
 
 /* Takes in the rows behind those seen before. `rows` holds all rows from row `first` on, which is not behind the whole
