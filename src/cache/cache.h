@@ -156,6 +156,10 @@ pith_status pith_cache_queries_create(pith_context *context, const pith_cache *c
 void pith_cache_queries_free(pith_context *context, cache_queries *queries);
 /* Makes the list the samples of the head. */
 pith_status pith_cache_sample(pith_context *context, pith_cache *cache, size_t index, const cache_queries *queries);
+/* The samples that a head holds, recent ones first, older ones behind the room for those. */
+unsigned char *pith_cache_sample_at(const pith_cache *cache, size_t index, size_t slot);
+uint64_t *pith_cache_sample_position(const pith_cache *cache, size_t index, size_t slot);
+cache_query pith_cache_sample_of(const pith_cache *cache, size_t index, size_t slot);
 /* A recorded query as f32, scaled, and turned to `position`. */
 void pith_cache_read_query(const pith_cache *cache, const cache_query *query, double position, float *out);
 
@@ -181,6 +185,11 @@ pith_status pith_cache_reduce_take(pith_context *context, cache_reduction *r, si
 void pith_cache_reduce_close(pith_context *context, cache_reduction *r);
 /* Halving by levels: kll.c. */
 pith_status pith_cache_compact(pith_context *context, cache_reduction *r, size_t count, pith_points *points);
+
+/* ---- fold.c ---- */
+
+/* Makes the points of a head of `to` from those of `from`, as many as that head wants. */
+pith_status pith_cache_refold(pith_context *context, const pith_cache *from, pith_cache *to, size_t index);
 
 /* ---- spend.c ---- */
 

@@ -275,7 +275,7 @@ static pith_status measure_change(pith_context *context, work *w, const pith_poi
 
 /* How many points a menu goes up to. */
 static size_t most_tried(const work *w, size_t wanted) {
-  size_t rows = w->reduction.problem.candidates, usual = pith_max_size(2 * wanted, rows / 8);
+  size_t rows = w->reduction.problem.candidates, usual = pith_max_size(wanted + wanted / 2, rows / 16);
   return pith_min_size(usual, rows / 2);
 }
 
@@ -340,6 +340,19 @@ static pith_status apply(pith_context *context, pith_cache *cache, work *w) {
   return PITH_OK;
 }
 
+pith_status pith_cache_refold(pith_context *context, const pith_cache *from, pith_cache *to, size_t index) {
+  work w = {.cache = from, .index = index};
+  pith_dtype store = (pith_dtype)cache_head_of(from, index)->wanted_store;
+  cache_head *head = cache_head_of(to, index);
+  pith_status status = work_out(context, &w, 0);
+  if (status == PITH_OK) status = pith_cache_place(context, to, index, w.points, w.scores, store);
+  if (status == PITH_OK) {
+    head->coins = w.reduction.coins;
+  }
+  close_work(context, &w);
+  return status;
+}
+
 /* ---- Folds ---- */
 
 static pith_status begin_fold(pith_context *context, pith_cache *cache) {
@@ -362,10 +375,10 @@ static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t c
   work works[AT_ONCE];
   pith_status status = PITH_OK;
   while (status == PITH_OK && count > 0) {
-    size_t batch = pith_min_size(count, AT_ONCE), done = 0;
+    size_t batch = pith_min_size(count, AT_ONCE);
     for (size_t i = 0; i < batch; i++)
       works[i] = (work){.cache = cache, .index = cache_order(cache)[state->fold_done + i]};
-    for (; status == PITH_OK && done < batch; done++) status = work_out(context, works, done);
+    status = pith_parallel_tasks(context, "folding heads", batch, work_out, works);
     for (size_t i = 0; status == PITH_OK && i < batch; i++) {
       const cache_head *head = cache_head_of(cache, works[i].index);
       status = pith_cache_place(context, cache, works[i].index, works[i].points, works[i].scores,

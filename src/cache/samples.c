@@ -40,19 +40,19 @@ void pith_cache_read_query(const pith_cache *cache, const cache_query *query, do
 
 /* ---- Choosing ---- */
 
-static unsigned char *sample_at(const pith_cache *cache, size_t index, size_t slot) {
+unsigned char *pith_cache_sample_at(const pith_cache *cache, size_t index, size_t slot) {
   const pith_cache_options *o = &cache->options;
   size_t size = o->d * pith_dtype_size(cache->row_store);
   return cache->block + cache->at.samples + (index * (o->recent + o->older) + slot) * size;
 }
 
-static uint64_t *sample_position(const pith_cache *cache, size_t index, size_t slot) {
+uint64_t *pith_cache_sample_position(const pith_cache *cache, size_t index, size_t slot) {
   const pith_cache_options *o = &cache->options;
   return (uint64_t *)(void *)(cache->block + cache->at.sample_positions) + index * (o->recent + o->older) + slot;
 }
 
-static cache_query sample_of(const pith_cache *cache, size_t index, size_t slot) {
-  return (cache_query){sample_at(cache, index, slot), *sample_position(cache, index, slot)};
+cache_query pith_cache_sample_of(const pith_cache *cache, size_t index, size_t slot) {
+  return (cache_query){pith_cache_sample_at(cache, index, slot), *pith_cache_sample_position(cache, index, slot)};
 }
 
 /* Query number `number` of those recorded with the leaving rows. */
@@ -78,10 +78,11 @@ static pith_status choose(pith_context *context, const pith_cache *cache, size_t
       q->probe[q->probe_count++] = recorded(cache, index, order[next]);
   for (; next < count && q->recent < o->recent; next++) q->list[q->recent++] = recorded(cache, index, order[next]);
   size_t slot = 0;
-  for (; slot < head->recent && q->recent < o->recent; slot++) q->list[q->recent++] = sample_of(cache, index, slot);
-  for (; slot < head->recent; slot++) q->gone[q->gone_count++] = sample_of(cache, index, slot);
+  for (; slot < head->recent && q->recent < o->recent; slot++)
+    q->list[q->recent++] = pith_cache_sample_of(cache, index, slot);
+  for (; slot < head->recent; slot++) q->gone[q->gone_count++] = pith_cache_sample_of(cache, index, slot);
   q->count = q->recent;
-  for (slot = 0; slot < head->older; slot++) q->list[q->count++] = sample_of(cache, index, o->recent + slot);
+  for (slot = 0; slot < head->older; slot++) q->list[q->count++] = pith_cache_sample_of(cache, index, o->recent + slot);
   pith_release(context, order);
   return PITH_OK;
 }
@@ -104,8 +105,9 @@ pith_status pith_cache_sample(pith_context *context, pith_cache *cache, size_t i
       if (place >= o->older) continue;
       slot = o->recent + place;
     }
-    memcpy(sample_at(cache, index, slot), copy + i * size, size);
-    *sample_position(cache, index, slot) = i < q->recent ? q->list[i].position : q->gone[i - q->recent].position;
+    memcpy(pith_cache_sample_at(cache, index, slot), copy + i * size, size);
+    *pith_cache_sample_position(cache, index, slot) =
+        i < q->recent ? q->list[i].position : q->gone[i - q->recent].position;
   }
   head->recent = q->recent;
   pith_release(context, copy);

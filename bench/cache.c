@@ -1,0 +1,162 @@
+/* bench_cache KEYS.npy VALUES.npy QUERIES.npy [HEAD_WEIGHTS.npy]: a stream of real heads through caches that do not
+ * grow, block after block of 512 tokens, the byte limit in parts of what all tokens take. Error: mean over heads of
+ * |answer - exact| / |exact| over the last 512 tokens, each asked when it was the newest block. PITH_CACHE_LINE: one
+ * line "engine ratio budget store recent older window refine" instead of the table. */
+#include <pith.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { BLOCK = 512 };
+
+/* Processor time of all threads: the machine may be busy with other things. */
+static double now(void) {
+  struct timespec t;
+  (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void must(pith_context *context, pith_status status) {
+  if (status >= 0) return;
+  fprintf(stderr, "bench_cache: %s\n", pith_context_message(context));
+  exit(1);
+}
+
+typedef struct heads {
+  pith_array keys, values, queries, weights;
+  int weighted;
+} heads;
+
+static pith_array layer_rows(const pith_array *all, size_t layer, size_t from, size_t count) {
+  pith_array rows = pith_array_rows(all, from, count);
+  rows.data = (const char *)rows.data + (ptrdiff_t)layer * rows.stride[0];
+  rows.ndim = 3;
+  for (size_t i = 0; i < 3; i++) {
+    rows.shape[i] = rows.shape[i + 1];
+    rows.stride[i] = rows.stride[i + 1];
+  }
+  return rows;
+}
+
+static void answer_exactly(pith_context *context, const heads *h, size_t layer, size_t n, float *out) {
+  pith_attention_options options;
+  pith_attention_options_init(&options);
+  options.causal = 1;
+  pith_array k = layer_rows(&h->keys, layer, 0, n), v = layer_rows(&h->values, layer, 0, n);
+  pith_array q = layer_rows(&h->queries, layer, n - BLOCK, BLOCK);
+  must(context, pith_attention_compute(context, &q, &k, &v, &options, out));
+}
+
+static void run(pith_context *context, const heads *h, const pith_cache_options *o, double ratio, const float *exact) {
+  size_t n = h->keys.shape[2] / BLOCK * BLOCK, size = o->query_heads * BLOCK * o->dv;
+  float *out = malloc(o->layers * size * sizeof *out);
+  pith_cache *cache = NULL;
+  must(context, pith_cache_create(context, o, &cache));
+  if (h->weighted) must(context, pith_cache_set_head_weights(context, cache, &h->weights));
+  double folding = 0, pushing = 0, asking = 0, error = 0;
+  for (size_t at = 0; at < n; at += BLOCK) {
+    for (size_t layer = 0; layer < o->layers; layer++) {
+      pith_array k = layer_rows(&h->keys, layer, at, BLOCK), v = layer_rows(&h->values, layer, at, BLOCK);
+      pith_array q = layer_rows(&h->queries, layer, at, BLOCK);
+      double t = now();
+      must(context, pith_cache_push(context, cache, layer, &k, &v, &q));
+      pushing += now() - t;
+      t = now();
+      must(context, pith_cache_attend(context, cache, layer, &q, out + layer * size, NULL));
+      asking += now() - t;
+    }
+    double t = now();
+    must(context, pith_cache_fold(context, cache, PITH_CACHE_ALL));
+    folding += now() - t;
+  }
+  for (size_t i = 0; i < o->layers * o->query_heads; i++) {
+    size_t from = i * BLOCK * o->dv;
+    error += pith_error_measure(exact + from, out + from, BLOCK, o->dv).relative / (double)(o->layers * o->query_heads);
+  }
+  double squared = 0;
+  for (size_t i = 0; i < o->layers * o->query_heads; i++) {
+    size_t from = i * BLOCK * o->dv, head = i / (o->query_heads / o->kv_heads);
+    double rms = pith_error_measure(exact + from, out + from, BLOCK, o->dv).rms;
+    squared += 2 * rms * rms * (h->weighted ? (double)((const float *)h->weights.data)[head] : 1);
+  }
+  pith_cache_info info = pith_cache_describe(cache);
+  size_t all = o->layers * o->kv_heads;
+  printf("%-12s %7.4f %-7s %-5s %8.4f %9.5f %9.2f %9.2f %9.2f %9.2f\n", info.engine, ratio,
+         o->budget == PITH_BUDGET_EVEN ? "even" : "spread", o->store ? pith_dtype_name(o->store) : "auto", error,
+         squared, 1e6 * folding / (double)(n * all), 1e6 * pushing / (double)(n * all),
+         1e6 * asking / (double)(n * all), 1e3 * info.max_step_seconds);
+  fflush(stdout);
+  pith_cache_free(cache);
+  free(out);
+}
+
+static pith_cache_options options_for(const heads *h, double ratio, const char *engine) {
+  pith_cache_options o;
+  pith_cache_options_init(&o);
+  o.layers = h->keys.shape[0];
+  o.kv_heads = h->keys.shape[1];
+  o.query_heads = h->queries.shape[1];
+  o.d = h->keys.shape[3];
+  o.dv = h->values.shape[3];
+  o.engine = engine;
+  o.rope = PITH_ROPE_PAIRS;
+  o.rope_base = getenv("PITH_ROPE_BASE") ? atof(getenv("PITH_ROPE_BASE")) : 100000;
+  size_t n = h->keys.shape[2] / BLOCK * BLOCK;
+  o.bytes = (size_t)(ratio * (double)(o.layers * o.kv_heads * n * 2 * (o.d + o.dv)));
+  return o;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 4) return fprintf(stderr, "usage: bench_cache KEYS VALUES QUERIES [HEAD_WEIGHTS]\n"), 2;
+  pith_context_options context_options;
+  pith_context_options_init(&context_options);
+  context_options.threads = 2;
+  pith_context *context = NULL;
+  if (pith_context_create(&context_options, &context) < 0) return 1;
+  heads h = {.weighted = argc > 4};
+  pith_file *file[4] = {NULL};
+  must(context, pith_npy_open(context, argv[1], &file[0], &h.keys));
+  must(context, pith_npy_open(context, argv[2], &file[1], &h.values));
+  must(context, pith_npy_open(context, argv[3], &file[2], &h.queries));
+  if (h.weighted) must(context, pith_npy_open(context, argv[4], &file[3], &h.weights));
+  size_t layers = h.keys.shape[0], n = h.keys.shape[2] / BLOCK * BLOCK;
+  size_t size = h.queries.shape[1] * BLOCK * h.values.shape[3];
+  float *exact = malloc(layers * size * sizeof *exact);
+  for (size_t layer = 0; layer < layers; layer++) answer_exactly(context, &h, layer, n, exact + layer * size);
+  printf(
+      "engine         ratio budget  store    error  predicted  fold us   push us  attend us  step ms  (us a token and "
+      "kv head)\n");
+  const char *line = getenv("PITH_CACHE_LINE");
+  if (line) {
+    char engine[32], budget[16], store[16];
+    double ratio = 0.125;
+    size_t recent = 768, older = 256, window = 64, refine = 0;
+    (void)sscanf(line, "%31s %lf %15s %15s %zu %zu %zu %zu", engine, &ratio, budget, store, &recent, &older, &window,
+                 &refine);
+    pith_cache_options o = options_for(&h, ratio, engine);
+    o.budget = strcmp(budget, "even") == 0 ? PITH_BUDGET_EVEN : PITH_BUDGET_SPREAD;
+    o.store = strcmp(store, "auto") == 0 ? PITH_STORE_AUTO : strcmp(store, "q8") == 0 ? PITH_Q8 : PITH_F16;
+    o.recent = recent;
+    o.older = older;
+    o.window = window;
+    o.refine = refine;
+    run(context, &h, &o, ratio, exact);
+  } else {
+    const char *engines[] = {"nystrom", "accumulated", "heavy", "recent", "uniform"};
+    for (double ratio = 0.25; ratio > 0.05; ratio /= 2) {
+      pith_cache_options o = options_for(&h, ratio, "nystrom");
+      o.budget = PITH_BUDGET_SPREAD;
+      run(context, &h, &o, ratio, exact);
+      for (size_t e = 0; e < sizeof engines / sizeof *engines; e++) {
+        o = options_for(&h, ratio, engines[e]);
+        o.budget = PITH_BUDGET_EVEN;
+        run(context, &h, &o, ratio, exact);
+      }
+    }
+  }
+  free(exact);
+  for (size_t i = 0; i < 4; i++) pith_file_close(file[i]);
+  pith_context_free(context);
+  return 0;
+}
