@@ -24,7 +24,8 @@ static const cli_option generate_options[] = {
      "generate: what the text begins with; control tokens written in it are recognised; chat: what the model is told "
      "first",
      FIELD(prompt)},
-    {"tokens", 0, OPTION_COUNT, "N", "tokens at most, chat: of an answer (default 128)", FIELD(tokens), .least = 1},
+    {"tokens", 0, OPTION_COUNT, "N",
+     "tokens at most, chat: of an answer (default 128); 0 with --save-cache: the prompt is only read", FIELD(tokens)},
     {"temperature", 0, OPTION_REAL, "T", "draw tokens at this temperature (default 0: always the most likely one)",
      FIELD(temperature)},
     {"top-k", 0, OPTION_COUNT, "K", "draw among the K most likely tokens only", FIELD(top_k), .least = 1},
@@ -69,7 +70,7 @@ static const cli_option pattern_options[] = {
      .parse = add_pattern, .allowed = "a pattern, and given 16 times at most"},
     {.name = NULL}};
 
-static const cli_choice mode_choices[] = {{"oneshot", 0}, {NULL, 0}};
+static const cli_choice mode_choices[] = {{"oneshot", MODE_ONESHOT}, {"stream", MODE_STREAM}, {NULL, 0}};
 static const cli_choice store_choices[] = {{"f32", PITH_F32}, {"f16", PITH_F16}, {"bf16", PITH_BF16},
                                            {"q8", PITH_Q8},   {"q4", PITH_Q4},   {"auto", PITH_STORE_AUTO},
                                            {NULL, 0}};
@@ -78,8 +79,9 @@ static const cli_choice budget_choices[] = {{"even", PITH_BUDGET_EVEN}, {"spread
 static const cli_option cache_options[] = {
     {"engine", 0, OPTION_NAME, "NAME", "how points are chosen (default nystrom); names below", FIELD(options.engine),
      .list = pith_engine_name, .list_help = pith_engine_help},
-    {"ratio", 0, OPTION_REAL, "R", "share of the prefix's f16 bytes that is kept: 0.25 or 1/4", FIELD(options.ratio),
-     .open = true},
+    {"ratio", 0, OPTION_REAL, "R",
+     "share of the prefix's f16 bytes that is kept, with --mode stream of all tokens': 0.25 or 1/4",
+     FIELD(options.ratio), .open = true},
     {"budget", 0, OPTION_CHOICE, "HOW",
      "how bytes are spent over heads: spread, where a byte saves most (default for nystrom), or even", FIELD(budget),
      .choices = budget_choices},
@@ -87,16 +89,25 @@ static const cli_option cache_options[] = {
      "type of stored keys and values: f32, f16, bf16, q8, q4, or auto, what is best for each head (default: auto for "
      "nystrom, else f16)",
      FIELD(store), .choices = store_choices},
-    {"mode", 0, OPTION_CHOICE, "MODE", "oneshot (default): the whole prefix is compressed at once", FIELD(mode),
-     .choices = mode_choices, .later = "stream"},
+    {"mode", 0, OPTION_CHOICE, "MODE",
+     "perplexity, recall, judge: oneshot (default), the whole prefix is compressed at once; or stream, the model runs "
+     "on "
+     "a bounded cache from the first token on, and ratios are of all tokens",
+     FIELD(mode), .choices = mode_choices},
+    {"cache-bytes", 0, OPTION_SIZE, "SIZE",
+     "generate, chat: what attention reads at most, however many tokens there are", FIELD(cache_bytes), .least = 1},
+    {"save-cache", 0, OPTION_FILE, "F",
+     "generate: where the cache is saved when the prompt is read; chat: when the last turn is", FIELD(save_cache)},
+    {"load-cache", 0, OPTION_FILE, "F", "generate, chat: go on from a saved cache of the same model",
+     FIELD(load_cache)},
     {"sinks", 0, OPTION_COUNT, "N", "first tokens kept exactly (default 4)", FIELD(options.sinks)},
-    {"window", 0, OPTION_COUNT, "N", "last tokens of the prefix kept exactly (default 16)", FIELD(options.window)},
+    {"window", 0, OPTION_COUNT, "N", "last tokens kept exactly (default 16)", FIELD(options.window)},
     {"horizon", 0, OPTION_COUNT, "N", "queries will be asked from the next N positions (default 1024)",
      FIELD(options.horizon), .least = 1},
     {"samples", 0, OPTION_COUNT, "N", "recorded queries that the fit uses per head, 0 for all (default 0)",
      FIELD(options.samples)},
-    {"refine", 0, OPTION_COUNT, "N", "nystrom: gradient steps on keys, values and weights, 0 for none (default 300)",
-     FIELD(options.refine)},
+    {"refine", 0, OPTION_COUNT, "N",
+     "nystrom: gradient steps on keys, values and weights, 0 for none (default 300; stream: 0)", FIELD(options.refine)},
     {.name = NULL}};
 
 static const cli_option output_options[] = {
@@ -117,6 +128,7 @@ static void defaults(void *arguments) {
   chosen->tokens = 128;
   chosen->budget = chosen->store = UNSET_CHOICE;
   pith_compress_options_init(&chosen->options);
+  chosen->options.refine = PITH_UNSET;
 }
 
 static int run(cli_session *session) {
@@ -143,7 +155,8 @@ const cli_command command_lm = {
     .summary = "run language models on compressed caches",
     .usage =
         "perplexity~--text~FILE~(--ratio~R~| --engine~exact) | recall~--cases~F.jsonl~(--ratio~R~| --engine~exact) | "
-        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R] | chat~[--prompt~TEXT] | dump~--text~FILE~-o~DIR | "
+        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R~| --cache-bytes~SIZE] | chat~[--cache-bytes~SIZE] | "
+        "dump~--text~FILE~-o~DIR | "
         "judge~--text~FILE~[--engines~LIST]~[-o~DIR] | patterns~--text~FILE~[--pattern~SPEC] [OPTION]...",
     .description =
         "Reads text with a model of the llama, qwen2 or qwen3 kind from a GGUF file, compresses the cache\n"
@@ -159,6 +172,9 @@ const cli_command command_lm = {
         "    pith lm perplexity --text novel.txt --engine exact --store q8\n"
         "  Every engine beside the others:\n"
         "    pith lm judge --text novel.txt -o judged\n"
+        "  The model on a cache that does not grow, and a chat in one:\n"
+        "    pith lm perplexity --text novel.txt --mode stream --ratio 1/8\n"
+        "    pith lm chat --cache-bytes 1M\n"
         "  Text that goes on from a prompt:\n"
         "    pith lm generate --prompt 'It was the best of times' --temperature 0.8 --top-k 40\n",
     .groups = groups,

@@ -6,6 +6,7 @@
 #include "lm/tokenizer.h"
 #include "report.h"
 
+enum { MODE_ONESHOT, MODE_STREAM };
 enum { UNSET_CHOICE = -1, MOST_PLACES = 32, MOST_PATTERNS = 16 };
 
 typedef struct lm_arguments {
@@ -14,7 +15,9 @@ typedef struct lm_arguments {
   size_t context, prefix, chunks, tokens, top_k;
   double temperature;
   int mode, budget, store; /* budget and store: UNSET_CHOICE for what suits the engine */
-  pith_compress_options options;
+  size_t cache_bytes;
+  const char *save_cache, *load_cache;
+  pith_compress_options options;                   /* refine: PITH_UNSET for what suits the mode */
   const char *engines, *ratios, *marks, *heat_map; /* judge */
   const char *from[MOST_PLACES];                   /* judge: words that pieces of the text begin with */
   size_t places;
@@ -35,6 +38,8 @@ typedef struct lm_run {
 /* Yield exit codes, after having said why. */
 int lm_open(cli_session *session, lm_run *run);
 void lm_close(lm_run *run);
+/* Once for each run: where the model scales its rotary frequencies. */
+void lm_warn_of_rope(lm_run *run);
 /* The whole file, "-" for standard input, ended by a zero that is not counted. To be freed. */
 int lm_read_file(cli_session *session, const char *option, const char *path, char **text, size_t *size);
 int lm_encode(lm_run *run, const char *text, size_t size, int flags, lm_tokens *tokens);
@@ -62,6 +67,8 @@ typedef struct lm_method {
   double ratio;      /* 0: exact */
 } lm_method;
 
+/* Where nothing else was asked for, nystrom spends bytes over heads and stores, and the others do neither. */
+lm_method lm_method_complete(const lm_method *method);
 /* The method that the command line names. */
 lm_method lm_chosen(const lm_arguments *arguments);
 

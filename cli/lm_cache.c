@@ -142,14 +142,17 @@ static pith_status read_prefix(lm_run *run, const uint32_t *tokens, size_t count
   return lm_head_weights(context, p->session, p->weights);
 }
 
+void lm_warn_of_rope(lm_run *run) {
+  if (!run->info.rope_scaled || run->warned) return;
+  run->warned = true;
+  session_warn(run->session,
+               "the model scales its rotary frequencies, and recorded queries are turned without that: expect a "
+               "larger error");
+}
+
 pith_status lm_prefix_read(lm_run *run, const uint32_t *tokens, size_t count, size_t capacity, lm_prefix *out) {
   *out = (lm_prefix){.capacity = capacity};
-  if (run->info.rope_scaled && !run->warned) {
-    run->warned = true;
-    session_warn(run->session,
-                 "the model scales its rotary frequencies, and recorded queries are turned without that: expect a "
-                 "larger error");
-  }
+  lm_warn_of_rope(run);
   double started = seconds_now();
   pith_status status = read_prefix(run, tokens, count, out);
   out->seconds = seconds_now() - started;
@@ -163,19 +166,26 @@ void lm_prefix_free(lm_prefix *prefix) {
   *prefix = (lm_prefix){0};
 }
 
-/* Where nothing else was asked for, nystrom spends bytes over heads and stores, and the others do neither. */
-static pith_compress_options options_of(const lm_run *run, const lm_method *method) {
+lm_method lm_method_complete(const lm_method *method) {
   bool nystrom = !strcmp(method->engine, "nystrom");
-  pith_compress_options options = run->arguments->options;
-  options.engine = method->engine;
-  options.ratio = method->ratio;
+  lm_method out = *method;
+  if (out.budget == UNSET_CHOICE) out.budget = nystrom ? PITH_BUDGET_SPREAD : PITH_BUDGET_EVEN;
+  if (out.store == UNSET_CHOICE) out.store = nystrom ? PITH_STORE_AUTO : PITH_F16;
+  return out;
+}
+
+static pith_compress_options options_of(const lm_run *run, const lm_method *method) {
+  const lm_method chosen = lm_method_complete(method);
+  pith_compress_options options = run->arguments->options, defaults;
+  pith_compress_options_init(&defaults);
+  if (options.refine == PITH_UNSET) options.refine = defaults.refine;
+  options.engine = chosen.engine;
+  options.ratio = chosen.ratio;
   options.rope = run->info.rope;
   options.rope_base = run->info.rope_base;
   options.query_start = 0;
-  options.budget = nystrom ? PITH_BUDGET_SPREAD : PITH_BUDGET_EVEN;
-  options.store = nystrom ? PITH_STORE_AUTO : PITH_F16;
-  if (method->budget != UNSET_CHOICE) options.budget = (pith_budget)method->budget;
-  if (method->store != UNSET_CHOICE) options.store = (pith_dtype)method->store;
+  options.budget = (pith_budget)chosen.budget;
+  options.store = (pith_dtype)chosen.store;
   return options;
 }
 

@@ -102,3 +102,11 @@ pith_status lm_case_ask(lm_run *run, const lm_case *one, lm_session *after, lm_r
   free(tokens);
   return status;
 }
+
+pith_status lm_case_stream(lm_run *run, const lm_case *one, const lm_method *method, lm_stream *out) {
+  const size_t full_bytes = lm_full_bytes(run, one->prefix.count + lm_case_fed(one));
+  pith_status status = lm_stream_open(run, method, method->ratio * (double)full_bytes, out);
+  if (status < 0) return status;
+  return lm_session_read(run->session->context, out->session, one->prefix.id, one->prefix.count, one->prefix.count,
+                         NULL);
+}

@@ -7,11 +7,13 @@
 #include <unistd.h>
 
 #include "io/gguf.h"
+#include "lm_stream.h"
 #include "lm_write.h"
 
 typedef struct chat {
   lm_run run;
-  lm_session *session;
+  lm_stream stream;    /* its session answers; or, where the cache is not bounded, */
+  lm_session *session; /* this one */
   lm_writer writer;
   bool chatml, begun, terminal;
   lm_tokens turn; /* what is read next */
@@ -88,8 +90,8 @@ static void report_turn(chat *c, size_t read, size_t written, double seconds) {
   fputc('\n', session->out);
   fflush(session->out);
   if (isatty(STDERR_FILENO) && !session->common->quiet)
-    fprintf(stderr, "cache %s, %.0f tokens/s, %zu of %zu tokens\n", text_bytes(cache).at, speed,
-            lm_session_length(c->session), lm_session_capacity(c->session));
+    fprintf(stderr, "cache %s for %zu tokens, %.0f tokens/s\n", text_bytes(cache).at, lm_session_length(c->session),
+            speed);
 }
 
 /* Reads what was said, and answers. */
@@ -127,13 +129,27 @@ static int take_turns(chat *c) {
 }
 
 static int open_session(chat *c) {
+  if (lm_stream_asked(c->run.arguments)) {
+    int code = lm_stream_start(&c->run, &c->stream);
+    c->session = c->stream.session;
+    c->begun = c->session && lm_session_length(c->session) > 0;
+    return code;
+  }
   lm_session_options options;
   lm_session_options_init(&options);
   pith_status status = lm_session_create(c->run.session->context, c->run.model, &options, &c->session);
   return status < 0 ? session_fail(c->run.session, status) : EXIT_DONE;
 }
 
-static void report(chat *c) {
+/* What is read already of the next turn is the end of the last one. */
+static int save(chat *c) {
+  if (!c->run.arguments->save_cache) return EXIT_DONE;
+  int code = c->turn.count ? lm_writer_read(&c->writer, c->turn.id, c->turn.count) : EXIT_DONE;
+  c->turn.count = 0;
+  return code ? code : lm_stream_save(&c->run, &c->stream);
+}
+
+static void report(const chat *c) {
   cli_session *session = c->run.session;
   if (!session->common->json) return;
   json_t *object = json_report();
@@ -141,22 +157,34 @@ static void report(chat *c) {
   json_object_set(object, "turns", c->turns);
   json_object_set_new(object, "length", json_count(lm_session_length(c->session)));
   json_object_set_new(object, "cache_bytes", json_count(lm_session_bytes(c->session).cache_bytes));
+  json_object_set_new(object, "longest_pause_seconds", json_number(c->writer.pause));
+  if (c->stream.cache) {
+    const pith_cache_info info = pith_cache_describe(c->stream.cache);
+    json_stream(object, &info);
+  }
   json_object_set_new(object, "seed", json_count(session->common->seed));
   json_print(object, session->out);
 }
 
 int lm_chat(cli_session *session) {
-  chat c = {.terminal = isatty(STDIN_FILENO) != 0, .turns = json_array()};
-  int code = lm_open(session, &c.run);
+  int code = lm_stream_check(session);
   if (code) return code;
+  chat c = {.terminal = isatty(STDIN_FILENO) != 0};
+  code = lm_open(session, &c.run);
+  if (code) return code;
+  c.turns = json_array();
   c.chatml = speaks_chatml(&c.run);
   code = open_session(&c);
   if (!code) code = lm_writer_open(&c.run, c.session, &c.writer);
   if (!code) code = take_turns(&c);
+  if (!code && !interrupted()) code = save(&c);
   if (!code) report(&c);
   if (!code && interrupted()) code = EXIT_INTERRUPTED;
   lm_writer_close(&c.writer);
-  lm_session_free(c.session);
+  if (c.stream.cache)
+    lm_stream_close(&c.run, &c.stream);
+  else
+    lm_session_free(c.session);
   lm_tokens_free(session->context, &c.turn);
   json_decref(c.turns);
   lm_close(&c.run);

@@ -61,15 +61,13 @@ static int choose_heat_map(lm_judgement *j) {
   return EXIT_DONE;
 }
 
-/* Yields an exit code, having said why but for an interruption, of which the end of the run speaks. */
-static int ended(const lm_judgement *j, pith_status status) {
+int judge_ended(const lm_judgement *j, pith_status status) {
   if (status >= 0) return EXIT_DONE;
   return status == PITH_E_CANCELLED ? EXIT_INTERRUPTED : session_fail(j->run.session, status);
 }
 
-/* A method that cannot work at this size is a row that says why; the machine's failures end the run. */
-static int settle(const lm_judgement *j, pith_status status, char **reason) {
-  if (status >= 0 || status <= PITH_E_MEMORY) return ended(j, status);
+int judge_settle(const lm_judgement *j, pith_status status, char **reason) {
+  if (status >= 0 || status <= PITH_E_MEMORY) return judge_ended(j, status);
   if (*reason) return EXIT_DONE; /* the first one is told */
   const char *message = pith_context_message(j->run.session->context);
   *reason = allocate_zero(strlen(message) + 1, 1);
@@ -77,16 +75,14 @@ static int settle(const lm_judgement *j, pith_status status, char **reason) {
   return EXIT_DONE;
 }
 
-/* Begins a step: says which, and counts it. Not EXIT_DONE: interrupted. */
-static int begin_step(lm_judgement *j, const judged_row *row) {
+int judge_step(lm_judgement *j, const judged_row *row) {
   cli_progress *progress = &j->run.session->progress;
   progress->label = row->label; /* not progress_label: the steps go on */
   size_t all = j->rows * (j->texts + j->cases.count);
   return progress_report(progress, "judging", j->steps_done++, all) ? EXIT_INTERRUPTED : EXIT_DONE;
 }
 
-/* What is finished is on disk, whatever happens later. */
-static int save(const lm_judgement *j) {
+int judge_save(const lm_judgement *j) {
   const char *folder = j->run.arguments->output;
   return folder ? judgement_write(j, folder, NULL) : EXIT_DONE;
 }
@@ -143,7 +139,7 @@ static int open_piece(lm_judgement *j, const uint32_t *tokens, judge_piece *p) {
   *p = (judge_piece){.logits = NULL};
   pith_status status = lm_prefix_read(&j->run, tokens, j->prefix, j->context, &p->prefix);
   if (status >= 0) status = read_rest(j, tokens, p);
-  return status < 0 ? ended(j, status) : trial_open(j->run.session, &p->trial);
+  return status < 0 ? judge_ended(j, status) : trial_open(j->run.session, &p->trial);
 }
 
 static void close_piece(judge_piece *p) {
@@ -165,7 +161,8 @@ static int score_cache(lm_judgement *j, const uint32_t *tokens, const judge_piec
   out->other_bytes = info.other_bytes;
   out->predicted_kl = info.predicted_kl;
   out->compress_seconds = c->seconds;
-  int code = ended(j, lm_score_rest(&j->run, &full, c->after, tokens + j->prefix, j->context - j->prefix, &score));
+  int code =
+      judge_ended(j, lm_score_rest(&j->run, &full, c->after, tokens + j->prefix, j->context - j->prefix, &score));
   if (!code) code = measure_summary(j->run.session, &p->trial, c->summary, &measures);
   if (!code) {
     out->figures = lm_score_figures(&score);
@@ -182,12 +179,12 @@ static int judge_text_row(lm_judgement *j, const uint32_t *tokens, const judge_p
   lm_compressed c;
   judged_piece *out = &row->piece[row->pieces];
   pith_status status = lm_compress(&j->run, &p->prefix, &row->method, &c);
-  if (status < 0) return settle(j, status, &row->reason);
+  if (status < 0) return judge_settle(j, status, &row->reason);
   int code = score_cache(j, tokens, p, &c, row, out);
   out->held_bytes = lm_compressed_free(&c);
   if (code) return code;
   row->pieces++;
-  return save(j);
+  return judge_save(j);
 }
 
 static int judge_one_text(lm_judgement *j, judge_text *text) {
@@ -197,7 +194,7 @@ static int judge_one_text(lm_judgement *j, judge_text *text) {
   if (!code) j->texts_done++;
   for (size_t i = 0; i < j->rows && !code; i++) {
     judged_row *row = &j->row[i];
-    code = begin_step(j, row);
+    code = judge_step(j, row);
     if (!code && !row->reason) code = judge_text_row(j, text->tokens, &piece, row);
   }
   close_piece(&piece);
@@ -209,28 +206,30 @@ static int judge_one_text(lm_judgement *j, judge_text *text) {
 static int judge_case_row(lm_judgement *j, const lm_case *one, const lm_prefix *prefix, judged_row *row) {
   lm_compressed c;
   pith_status status = lm_compress(&j->run, prefix, &row->method, &c);
-  if (status < 0) return settle(j, status, &row->recall_reason);
+  if (status < 0) return judge_settle(j, status, &row->recall_reason);
   status = lm_case_ask(&j->run, one, c.after, &row->recall);
   lm_compressed_free(&c);
-  return ended(j, status);
+  return judge_ended(j, status);
 }
 
 static int judge_one_case(lm_judgement *j, const lm_case *one) {
   lm_prefix prefix;
   pith_status status =
       lm_prefix_read(&j->run, one->prefix.id, one->prefix.count, one->prefix.count + lm_case_fed(one), &prefix);
-  int code = ended(j, status);
+  int code = judge_ended(j, status);
   for (size_t i = 0; i < j->rows && !code; i++) {
     judged_row *row = &j->row[i];
-    code = begin_step(j, row);
+    code = judge_step(j, row);
     if (!code) code = judge_case_row(j, one, &prefix, row); /* long cases may fit where short ones do not */
   }
   lm_prefix_free(&prefix);
   if (!code) j->cases_done++;
-  return code ? code : save(j);
+  return code ? code : judge_save(j);
 }
 
 /* ---- Where texts begin ---- */
+
+enum { STREAM_PREFIX = 1024 }; /* tokens after which a stream is scored */
 
 /* Where `words` first stand in the text, however they are spaced there; NULL: nowhere. */
 static const char *find_words(const char *text, const char *words) {
@@ -267,6 +266,8 @@ static int read_texts(lm_judgement *j) {
   char *text = NULL;
   size_t size = 0, places = arguments->places ? arguments->places : 1;
   int code = lm_lengths(&j->run, &j->context, &j->prefix);
+  if (judgement_streams(j) && !arguments->prefix)
+    j->prefix = j->context / 2 < STREAM_PREFIX ? j->context / 2 : STREAM_PREFIX;
   if (!code && arguments->chunks > 4096)
     code = session_error(j->run.session, EXIT_USAGE, "--chunks %zu: at most 4096", arguments->chunks);
   if (!code) code = lm_read_file(j->run.session, "--text", arguments->text, &text, &size);
@@ -330,8 +331,10 @@ static int report(lm_judgement *j, cli_plot *plot, bool interrupted) {
 static int judge(lm_judgement *j) {
   cli_plot *plot = NULL;
   int code = prepare(j, &plot);
-  for (size_t i = 0; i < j->texts && !code; i++) code = judge_one_text(j, &j->text[i]);
-  for (size_t i = 0; i < j->cases.count && !code; i++) code = judge_one_case(j, &j->cases.list[i]);
+  const bool stream = judgement_streams(j);
+  for (size_t i = 0; i < j->texts && !code; i++) code = (stream ? judge_stream_text : judge_one_text)(j, &j->text[i]);
+  for (size_t i = 0; i < j->cases.count && !code; i++)
+    code = (stream ? judge_stream_case : judge_one_case)(j, &j->cases.list[i]);
   if (code == EXIT_INTERRUPTED && !j->steps_done) session_fail(j->run.session, PITH_E_CANCELLED);
   if (!code || (code == EXIT_INTERRUPTED && j->steps_done)) code = report(j, plot, code != EXIT_DONE);
   plot_free(plot);
@@ -361,9 +364,14 @@ int lm_judge(cli_session *session) {
     return usage_error(command, "nothing to judge by; give --text FILE, --cases F.jsonl or both");
   if (arguments->places && !arguments->text) return usage_error(command, "--from needs --text");
   if (arguments->marks && !arguments->output) return usage_error(command, "--marks are drawn; give -o DIR too");
+  const bool stream = arguments->mode == MODE_STREAM;
+  if (stream && arguments->heat_map)
+    return usage_error(command, "--heat-map: errors of heads are not measured with --mode stream");
+  const char *engines = arguments->engines ? arguments->engines : "all";
+  const char *ratios = arguments->ratios ? arguments->ratios : stream ? "1/2,1/4,1/8,1/16,1/32" : "1/4,1/8,1/16";
   lm_judgement *j = allocate_zero(1, sizeof *j);
-  int code = lm_request_methods(command, arguments->engines ? arguments->engines : "all", &j->request);
-  if (!code) code = lm_request_ratios(command, arguments->ratios ? arguments->ratios : "1/4,1/8,1/16", &j->request);
+  int code = lm_request_methods(command, engines, stream, &j->request);
+  if (!code) code = lm_request_ratios(command, ratios, &j->request);
   if (!code && arguments->marks) code = lm_marks_read(session, arguments->marks, &j->marks);
   if (!code) code = lm_open(session, &j->run);
   j->run.session = session;

@@ -23,7 +23,7 @@ typedef struct lm_request {
 
 /* Reads "all" or "nystrom,heavy:even,exact:q4": ENGINE[:BUDGET][:STORE], where what is left out stands for all that
  * suits; and "1/4,1/16". EXIT_USAGE after having said what is wrong. */
-int lm_request_methods(const cli_command *command, const char *text, lm_request *request);
+int lm_request_methods(const cli_command *command, const char *text, bool stream, lm_request *request);
 int lm_request_ratios(const cli_command *command, const char *text, lm_request *request);
 
 /* A figure that someone published for a method. */
@@ -46,7 +46,8 @@ int lm_marks_read(cli_session *session, const char *path, lm_marks *out);
 typedef struct judged_piece {
   lm_figures figures;
   double predicted_kl, attention_error; /* relative, mean over heads */
-  double compress_seconds;
+  double compress_seconds;              /* stream: all folds */
+  double max_step_seconds;              /* stream: the longest of one head */
   size_t bytes, full_bytes, other_bytes, held_bytes;
 } judged_piece;
 
@@ -86,8 +87,27 @@ typedef struct lm_judgement {
   bool complete;
 } lm_judgement;
 
+static inline bool judgement_streams(const lm_judgement *judgement) {
+  return judgement->run.arguments->mode == MODE_STREAM;
+}
+
 /* Mean over the finished pieces. */
 judged_piece judged_mean(const judged_row *row);
+
+/* ---- Judging (lm_judge.c; the streaming half is lm_judge_stream.c) ---- */
+
+/* An exit code, having said why but for an interruption, of which the end of the run speaks. */
+int judge_ended(const lm_judgement *judgement, pith_status status);
+/* A method that cannot work at this size is a row that says why; the machine's failures end the run. */
+int judge_settle(const lm_judgement *judgement, pith_status status, char **reason);
+/* Begins a step: says which, and counts it. Not EXIT_DONE: interrupted. */
+int judge_step(lm_judgement *judgement, const judged_row *row);
+/* What is finished is on disk, whatever happens later. */
+int judge_save(const lm_judgement *judgement);
+
+/* Every method at every ratio on a text or a case, the model running on the bounded cache from its first token on. */
+int judge_stream_text(lm_judgement *judgement, judge_text *text);
+int judge_stream_case(lm_judgement *judgement, const lm_case *one);
 
 /* ---- Reports (lm_judge_report.c) ---- */
 

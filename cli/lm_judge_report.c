@@ -17,6 +17,7 @@ judged_piece judged_mean(const judged_row *row) {
     out.predicted_kl += piece->predicted_kl / count;
     out.attention_error += piece->attention_error / count;
     out.compress_seconds += piece->compress_seconds / count;
+    out.max_step_seconds = fmax(out.max_step_seconds, piece->max_step_seconds);
     out.bytes += piece->bytes; /* pieces are equally long: the mean is exact enough in whole bytes */
     out.full_bytes += piece->full_bytes;
     out.other_bytes += piece->other_bytes;
@@ -60,28 +61,32 @@ static cli_text small(double value) {
   return out;
 }
 
-static void add_text_cells(cli_table *table, const judged_row *row) {
+static void add_text_cells(cli_table *table, const judged_row *row, bool stream) {
   const judged_piece mean = judged_mean(row);
   table_add(table, "%.4f", share(&mean));
   table_add(table, "%s", small(mean.figures.kl_mean).at);
   table_add(table, "%s", small(mean.figures.kl_p99).at);
   table_add(table, "%s", text_share(mean.figures.top1_agreement).at);
-  table_add(table, "%.4f", mean.attention_error);
-  table_add(table, "%s", small(mean.predicted_kl).at);
+  if (stream) {
+    table_add(table, "%.1f", 1e3 * mean.max_step_seconds);
+  } else {
+    table_add(table, "%.4f", mean.attention_error);
+    table_add(table, "%s", small(mean.predicted_kl).at);
+  }
   table_add(table, "%s", text_bytes(mean.held_bytes).at);
   table_add(table, "%.2f", mean.compress_seconds);
 }
 
-static void add_row(cli_table *table, const judged_row *row) {
-  enum { TEXT_CELLS = 8 };
+static void add_row(cli_table *table, const judged_row *row, bool stream) {
+  enum { TEXT_CELLS = 8, STREAM_CELLS = 7 };
   table_add(table, "%s", row->method.engine);
   table_add(table, "%s", budget_name(row));
   table_add(table, "%s", store_name(row));
   table_add(table, "%s", row->ratio);
   if (row->pieces)
-    add_text_cells(table, row);
+    add_text_cells(table, row, stream);
   else
-    for (int i = 0; i < TEXT_CELLS; i++) table_add(table, "-");
+    for (int i = 0; i < (stream ? STREAM_CELLS : TEXT_CELLS); i++) table_add(table, "-");
   if (row->recall.cases)
     table_add(table, "%zu of %zu", row->recall.exact, row->recall.cases);
   else
@@ -89,28 +94,43 @@ static void add_row(cli_table *table, const judged_row *row) {
   table_add(table, "%s", row->reason ? row->reason : row->recall_reason ? row->recall_reason : "");
 }
 
-void judgement_print(const lm_judgement *judgement, FILE *out) {
-  static const char *const headings[] = {"<engine", "<budget", "<store",    "size", "bytes",      "KL mean", "KL p99",
-                                         "top-1",   "error",   "predicted", "held", "compress s", "recall",  "<"};
-  cli_table *table = table_create(headings, sizeof headings / sizeof *headings);
-  for (size_t i = 0; i < judgement->rows; i++)
-    if (is_known(&judgement->row[i])) add_row(table, &judgement->row[i]);
-  table_print(table, out);
-  table_free(table);
-  if (judgement->texts_done)
+static void print_legend(const lm_judgement *judgement, FILE *out) {
+  const bool stream = judgement_streams(judgement);
+  fprintf(out, "%zu of %zu texts of %zu tokens, %s %zu %s, %.2f s to read them.\n", judgement->texts_done,
+          judgement->texts, judgement->context, stream ? "scored after" : "the first", judgement->prefix,
+          stream ? "of them" : "compressed", prefill_seconds(judgement));
+  if (stream)
+    fprintf(
+        out,
+        "KL in nats a token against the full cache. bytes: what attention reads after every fold, share of the f16\n"
+        "bytes of all tokens; held: memory of the cache by the allocator's count. step: longest fold of one head.\n");
+  else
     fprintf(out,
-            "%zu of %zu texts of %zu tokens, the first %zu compressed, %.2f s to read them.\n"
             "KL in nats a token against the full cache. error: L2 difference from exact attention over its norm, mean\n"
             "over heads. held: memory of the compressed cache by the allocator's count; bytes: what attention reads,\n"
-            "share of the f16 bytes.\n",
-            judgement->texts_done, judgement->texts, judgement->context, judgement->prefix, prefill_seconds(judgement));
+            "share of the f16 bytes.\n");
+}
+
+void judgement_print(const lm_judgement *judgement, FILE *out) {
+  static const char *const oneshot[] = {"<engine", "<budget", "<store",    "size", "bytes",      "KL mean", "KL p99",
+                                        "top-1",   "error",   "predicted", "held", "compress s", "recall",  "<"};
+  static const char *const streamed[] = {"<engine", "<budget", "<store", "size",   "bytes",  "KL mean", "KL p99",
+                                         "top-1",   "step ms", "held",   "fold s", "recall", "<"};
+  const bool stream = judgement_streams(judgement);
+  cli_table *table = stream ? table_create(streamed, sizeof streamed / sizeof *streamed)
+                            : table_create(oneshot, sizeof oneshot / sizeof *oneshot);
+  for (size_t i = 0; i < judgement->rows; i++)
+    if (is_known(&judgement->row[i])) add_row(table, &judgement->row[i], stream);
+  table_print(table, out);
+  table_free(table);
+  if (judgement->texts_done) print_legend(judgement, out);
   if (judgement->cases.count)
     fprintf(out, "recall: answers exact, of %zu cases (%zu run).\n", judgement->cases.count, judgement->cases_done);
 }
 
 /* ---- JSON ---- */
 
-static void json_piece(json_t *object, const judged_piece *piece) {
+static void json_piece(json_t *object, const judged_piece *piece, bool stream) {
   json_object_set_new(object, "ratio", json_number(share(piece)));
   json_figures(object, &piece->figures);
   json_object_set_new(object, "predicted_kl", json_number(piece->predicted_kl));
@@ -120,6 +140,7 @@ static void json_piece(json_t *object, const judged_piece *piece) {
   json_object_set_new(object, "other_bytes", json_count(piece->other_bytes));
   json_object_set_new(object, "held_bytes", json_count(piece->held_bytes));
   json_object_set_new(object, "compress_seconds", json_number(piece->compress_seconds));
+  if (stream) json_object_set_new(object, "max_step_seconds", json_number(piece->max_step_seconds));
 }
 
 /* One list for each layer. */
@@ -137,6 +158,7 @@ static json_t *json_head_errors(const lm_judgement *judgement, const judged_row 
 
 static json_t *json_row(const lm_judgement *judgement, const judged_row *row) {
   json_t *object = json_object(), *pieces = json_array();
+  const bool stream = judgement_streams(judgement);
   json_object_set_new(object, "engine", json_string(row->method.engine));
   json_object_set_new(object, "budget", is_exact(row) ? json_null() : json_string(budget_name(row)));
   json_object_set_new(object, "store", json_string(store_name(row)));
@@ -144,12 +166,12 @@ static json_t *json_row(const lm_judgement *judgement, const judged_row *row) {
   if (row->reason) json_object_set_new(object, "reason", json_string(row->reason));
   if (row->pieces) {
     judged_piece mean = judged_mean(row);
-    json_piece(object, &mean);
-    json_object_set_new(object, "head_errors", json_head_errors(judgement, row));
+    json_piece(object, &mean, stream);
+    if (!stream) json_object_set_new(object, "head_errors", json_head_errors(judgement, row));
   }
   for (size_t i = 0; i < row->pieces; i++) {
     json_t *piece = json_object();
-    json_piece(piece, &row->piece[i]);
+    json_piece(piece, &row->piece[i], stream);
     json_array_append_new(pieces, piece);
   }
   json_object_set_new(object, "texts", pieces);
@@ -166,6 +188,7 @@ json_t *judgement_json(const lm_judgement *judgement) {
   json_t *object = json_report(), *texts = json_array(), *rows = json_array();
   const lm_model_info *info = &judgement->run.info;
   json_object_set_new(object, "complete", json_boolean(judgement->complete));
+  json_object_set_new(object, "mode", json_string(judgement_streams(judgement) ? "stream" : "oneshot"));
   json_object_set_new(object, "layers", json_count(info->layers));
   json_object_set_new(object, "kv_heads", json_count(info->kv_heads));
   json_object_set_new(object, "context", json_count(judgement->context));
@@ -286,6 +309,7 @@ int judgement_write(const lm_judgement *judgement, const char *folder, cli_plot 
   snprintf(path, sizeof path, "%s/kl.svg", folder);
   if (!code && draw_lines(judgement, plot)) code = plot_write(judgement->run.session, plot, path);
   snprintf(path, sizeof path, "%s/heads.svg", folder);
-  if (!code && judgement->row[judgement->heat_map].pieces) code = write_heads(judgement, path);
+  if (!code && judgement->row[judgement->heat_map].pieces && !judgement_streams(judgement))
+    code = write_heads(judgement, path);
   return code;
 }

@@ -102,14 +102,27 @@ static int add_method(const cli_command *command, const char *text, lm_request *
   return add_suiting(command, request, method);
 }
 
-int lm_request_methods(const cli_command *command, const char *text, lm_request *request) {
+/* Engines that fold a stream. */
+static bool streams(const char *engine) {
+  static const char *const names[] = {"nystrom", "halving", "uniform", "recent", "heavy", "accumulated"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (!strcmp(names[i], engine)) return true;
+  return false;
+}
+
+int lm_request_methods(const cli_command *command, const char *text, bool stream, lm_request *request) {
   char element[64];
   int code = EXIT_DONE;
-  if (!strcmp(text, "all")) {
-    for (size_t i = 0; pith_engine_name(i) && !code; i++) code = add_method(command, pith_engine_name(i), request);
-    return code;
-  }
-  while (!code && next_element(&text, ',', element, sizeof element)) code = add_method(command, element, request);
+  bool all = !strcmp(text, "all");
+  for (size_t i = 0; all && pith_engine_name(i) && !code; i++)
+    if (!stream || streams(pith_engine_name(i))) code = add_method(command, pith_engine_name(i), request);
+  while (!all && !code && next_element(&text, ',', element, sizeof element))
+    code = add_method(command, element, request);
+  for (size_t m = 0; stream && m < request->methods && !code; m++)
+    if (!streams(request->method[m].engine))
+      code = usage_error(command,
+                         "--engines: %s does not stream; nystrom, halving, uniform, recent, heavy and accumulated do",
+                         request->method[m].engine);
   return code;
 }
 

@@ -18,12 +18,23 @@ static int run_case(lm_run *run, const lm_case *one, lm_recall_score *score) {
   return status < 0 ? session_fail(run->session, status) : EXIT_DONE;
 }
 
+/* Prefix, query and answer are read on the bounded cache. */
+static int run_case_streamed(lm_run *run, const lm_case *one, lm_recall_score *score) {
+  lm_method method = lm_chosen(run->arguments);
+  lm_stream stream;
+  pith_status status = lm_case_stream(run, one, &method, &stream);
+  if (status >= 0) status = lm_case_ask(run, one, stream.session, score);
+  lm_stream_close(run, &stream);
+  return status < 0 ? session_fail(run->session, status) : EXIT_DONE;
+}
+
 static void report(const lm_run *run, const lm_recall_score *score) {
   cli_session *session = run->session;
   double nll = score->nll / (double)score->answer_tokens;
   if (session->common->json) {
     json_t *object = json_report();
     json_object_set_new(object, "engine", json_string(lm_engine(run->arguments)));
+    json_object_set_new(object, "mode", json_string(run->arguments->mode == MODE_STREAM ? "stream" : "oneshot"));
     json_object_set_new(object, "cases", json_count(score->cases));
     json_object_set_new(object, "exact", json_count(score->exact));
     json_object_set_new(object, "nll_mean", json_number(nll));
@@ -37,6 +48,9 @@ static void report(const lm_run *run, const lm_recall_score *score) {
 int lm_recall(cli_session *session) {
   const lm_arguments *arguments = session->arguments;
   if (!arguments->cases) return usage_error(session->command, "--cases F.jsonl is missing");
+  const bool stream = arguments->mode == MODE_STREAM;
+  if (stream && !(arguments->options.ratio > 0))
+    return usage_error(session->command, "no size; give --ratio R, the share of the bytes of all tokens");
   if (!lm_is_compressed(arguments))
     return usage_error(session->command, "no size; give --ratio R, or --engine exact for the whole cache");
   lm_run run;
@@ -45,7 +59,8 @@ int lm_recall(cli_session *session) {
   int code = lm_open(session, &run);
   if (code) return code;
   code = lm_cases_read(&run, &cases);
-  for (size_t i = 0; i < cases.count && !code; i++) code = run_case(&run, &cases.list[i], &score);
+  for (size_t i = 0; i < cases.count && !code; i++)
+    code = (stream ? run_case_streamed : run_case)(&run, &cases.list[i], &score);
   if (!code) report(&run, &score);
   lm_cases_free(&run, &cases);
   lm_close(&run);

@@ -3,7 +3,7 @@
 #ifndef PITH_CLI_LM_SCORE_H
 #define PITH_CLI_LM_SCORE_H
 
-#include "lm.h"
+#include "lm_stream.h"
 
 /* ---- Text ---- */
 
@@ -56,6 +56,9 @@ int lm_cases_read(lm_run *run, lm_cases *out);
 void lm_cases_free(lm_run *run, lm_cases *cases);
 /* Tokens read after the prefix. */
 size_t lm_case_fed(const lm_case *one);
+/* A bounded cache that has read the prefix; the ratio is of the bytes of all tokens of the case. Closing what a failure
+ * left is fine. */
+pith_status lm_case_stream(lm_run *run, const lm_case *one, const lm_method *method, lm_stream *out);
 /* Asks a session that has read the prefix, compressed or not. */
 pith_status lm_case_ask(lm_run *run, const lm_case *one, lm_session *after, lm_recall_score *score);
 

@@ -111,6 +111,7 @@ static void place_token(void *argument, size_t token, int thread) {
     float *query = p->work->query + (token * info->query_heads + head) * size;
     if (layer->query_norm) normalise(query, layer->query_norm, size, p->model->epsilon, query);
     turn(info, cosine, sine, query);
+    if (s->cache) continue; /* it takes rows as they are */
     if (s->queries) store_row(p, query, lm_session_row(s, s->queries, info->query_heads, p->number, head, row));
     float *asked = p->work->asked + (head * p->count + token) * size;
     for (size_t i = 0; i < size; i++) asked[i] = query[i] * scale;
@@ -119,6 +120,7 @@ static void place_token(void *argument, size_t token, int thread) {
     float *key = p->work->key + (token * info->kv_heads + head) * size;
     if (layer->key_norm) normalise(key, layer->key_norm, size, p->model->epsilon, key);
     turn(info, cosine, sine, key);
+    if (s->cache) continue;
     store_row(p, key, lm_session_row(s, s->keys, info->kv_heads, p->number, head, row));
     const float *value = p->work->value + (token * info->kv_heads + head) * size;
     store_row(p, value, lm_session_row(s, s->values, info->kv_heads, p->number, head, row));
@@ -138,6 +140,7 @@ static void gather_answers(void *argument, size_t token, int thread) {
 /* Each token sees the summary, where there is one, and the exact rows up to its own, or those of the pattern. */
 static pith_status attend(const pass *p) {
   const lm_session *s = p->session;
+  if (s->cache) return lm_cached_attend(p->context, p->session, p->number, p->count);
   const lm_model_info *info = &p->model->info;
   const size_t size = info->head_size, group = info->query_heads / info->kv_heads, read = s->length - s->start;
   pith_block_mask blocks;

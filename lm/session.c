@@ -48,6 +48,7 @@ static pith_status allocate_parts(pith_context *context, lm_session *session, bo
   size_t cache = 0, recorded = 0;
   PITH_TRY(cache_size(context, session, info->kv_heads, &cache));
   PITH_TRY(cache_size(context, session, info->query_heads, &recorded));
+  if (session->cache) cache = 0;
   session->keys = pith_allocate(context, cache, 1);
   session->values = pith_allocate(context, cache, 1);
   if (record) session->queries = pith_allocate(context, recorded, 1);
@@ -79,12 +80,21 @@ static pith_status create(pith_context *context, const lm_model *model, const lm
   if (summary && options->patterns)
     return pith_fail(context, PITH_E_ARGUMENT,
                      "patterns: points of a summary stand at no positions; give one or the other");
+  if (options->cache) {
+    PITH_TRY(lm_cached_check(context, model, options));
+    const size_t length = pith_cache_describe(options->cache).length;
+    if (capacity < length)
+      return pith_fail(context, PITH_E_ARGUMENT, "capacity: %zu tokens; the cache has %zu already", capacity, length);
+    start = length;
+  }
   lm_session *session = pith_allocate_zero(context, 1, sizeof *session);
   if (!session) return PITH_E_MEMORY;
   session->memory = pith_memory_share(context);
   session->model = model;
   session->summary = summary;
   session->patterns = options->patterns;
+  session->cache = options->cache;
+  session->weighed = session->cache && lm_cached_is_weighed(session->cache);
   session->start = session->length = start;
   session->capacity = capacity;
   session->store = options->store;
@@ -121,6 +131,8 @@ pith_status lm_session_after(pith_context *context, const lm_session *before, co
       return pith_fail(context, PITH_E_SHAPE, "summary: stands for %zu tokens; the session has read %zu",
                        head.source_rows, before->length);
   }
+  if (options && options->cache)
+    return pith_fail(context, PITH_E_ARGUMENT, "cache: not beside a summary; give one or the other");
   PITH_TRY(create(context, before->model, options, summary, before->length, out));
   memcpy((*out)->residual_sum, before->residual_sum, model->layers * sizeof(double));
   (*out)->residual_count = before->residual_count;
@@ -156,11 +168,21 @@ static pith_status check_tokens(pith_context *context, const lm_session *session
 }
 
 /* Adds what the block saw of the residual stream. */
-static void finish_block(lm_session *session, size_t count) {
+static pith_status finish_block(pith_context *context, lm_session *session, size_t count) {
   const size_t layers = session->model->info.layers, end = session->length + count;
   for (size_t i = 0; i < layers; i++) session->residual_sum[i] += session->residual_sum[layers + i];
   session->residual_count += pith_max_size(end, LM_RESIDUAL_FIRST) - pith_max_size(session->length, LM_RESIDUAL_FIRST);
   session->length = end;
+  return session->cache ? lm_cached_finish(context, session) : PITH_OK;
+}
+
+/* After a failure nothing counts as read; a cache has let go of the tokens before the block that failed. */
+static pith_status give_up(pith_context *context, lm_session *session, size_t length, pith_status why) {
+  if (!session->cache)
+    session->length = length;
+  else if (pith_cache_truncate(context, session->cache, session->length) < 0)
+    session->length = pith_cache_describe(session->cache).length;
+  return why;
 }
 
 pith_status lm_session_read(pith_context *context, lm_session *session, const uint32_t *tokens, size_t count,
@@ -174,12 +196,9 @@ pith_status lm_session_read(pith_context *context, lm_session *session, const ui
     memset(session->residual_sum + layers, 0, layers * sizeof(double));
     pith_status status = lm_forward(context, session, tokens + done, block, from, logits);
     if (status >= 0 && count > block) status = pith_report(context, "reading", done + block, count);
-    if (status < 0) {
-      session->length = length;
-      return status;
-    }
+    if (status >= 0) status = finish_block(context, session, block);
+    if (status < 0) return give_up(context, session, length, status);
     if (logits) logits += (block - from) * vocabulary;
-    finish_block(session, block);
     done += block;
   }
   return PITH_OK;
@@ -190,6 +209,11 @@ size_t lm_session_length(const lm_session *session) { return session->length; }
 size_t lm_session_capacity(const lm_session *session) { return session->capacity; }
 
 pith_status lm_session_truncate(pith_context *context, lm_session *session, size_t length) {
+  if (session->cache) {
+    PITH_TRY(pith_cache_truncate(context, session->cache, length));
+    session->length = length;
+    return PITH_OK;
+  }
   if (length < session->start || length > session->length)
     return pith_fail(context, PITH_E_ARGUMENT, "length: %zu; %zu to %zu is possible", length, session->start,
                      session->length);
@@ -216,6 +240,7 @@ static pith_array view(const lm_session *session, const unsigned char *cache, si
 pith_status lm_session_arrays(pith_context *context, const lm_session *session, pith_array *keys, pith_array *values,
                               pith_array *queries) {
   const lm_model_info *info = &session->model->info;
+  if (session->cache) return pith_fail(context, PITH_E_ARGUMENT, "session: its rows are in a cache, not in arrays");
   if (queries && !session->queries)
     return pith_fail(context, PITH_E_ARGUMENT, "queries: the session was not asked to record them");
   *keys = view(session, session->keys, info->kv_heads);
@@ -228,6 +253,10 @@ lm_session_memory lm_session_bytes(const lm_session *session) {
   const lm_model_info *info = &session->model->info;
   const size_t number = pith_dtype_size(session->store), read = session->length - session->start;
   const size_t row = info->layers * info->head_size * number; /* of one head in all layers */
+  if (session->cache) {
+    const pith_cache_info cache = pith_cache_describe(session->cache);
+    return (lm_session_memory){cache.bytes, cache.held_bytes - cache.bytes, session->work_bytes};
+  }
   lm_session_memory memory = {.cache_bytes = 2 * info->kv_heads * row * read,
                               .other_bytes = 2 * info->kv_heads * row * (session->capacity - session->length),
                               .working_bytes = session->work_bytes};

@@ -25,6 +25,8 @@ struct lm_session {
   const lm_model *model;
   const pith_summary *summary;            /* stands for tokens 0 .. start-1; NULL: start is 0 */
   const lm_pattern *patterns;             /* (layers), or NULL */
+  pith_cache *cache;                      /* holds all rows, in the place of the arrays below; NULL: they do */
+  bool weighed;                           /* the cache has its head weights */
   size_t start, length, capacity;         /* positions */
   pith_dtype store;                       /* of the rows start .. length-1 */
   unsigned char *keys, *values, *queries; /* (layers, heads, capacity - start, head size) */
@@ -46,6 +48,16 @@ static inline unsigned char *lm_session_row(const lm_session *session, unsigned 
 
 /* pattern.c: the mask of a block that begins at token `first`; *blocks must live as long as it does. */
 pith_mask lm_pattern_mask(const lm_pattern *pattern, size_t first, pith_block_mask *blocks);
+
+/* cached.c: sessions on a cache. Does it fit the model and the other options? Were its heads weighed when it was
+ * filled?
+ */
+pith_status lm_cached_check(pith_context *context, const lm_model *model, const lm_session_options *options);
+bool lm_cached_is_weighed(const pith_cache *cache);
+/* One layer of a block: keys, values and queries of the work memory are pushed, answers come back into it. */
+pith_status lm_cached_attend(pith_context *context, lm_session *session, size_t layer, size_t count);
+/* After all layers. */
+pith_status lm_cached_finish(pith_context *context, lm_session *session);
 
 /* forward.c: `count` <= block tokens through all layers; keys, values and queries go into the cache behind the
  * last token, which stays where it is. Logits (count - logits_from, vocabulary), or NULL. */

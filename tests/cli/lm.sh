@@ -67,7 +67,7 @@ try lm
 try lm talk
 try lm perplexity --ratio 1/4
 try lm perplexity --text text.txt
-try lm perplexity --text text.txt --ratio 1/4 --mode stream
+try lm perplexity --text text.txt --mode stream
 try lm perplexity --text text.txt --ratio 1/4 --context 4096
 try lm perplexity --text text.txt --ratio 1/4 --context 512 --prefix 512
 try lm perplexity --text text.txt --ratio 1/4 --context 2048
