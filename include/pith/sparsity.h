@@ -77,8 +77,8 @@ PITH_API PITH_CHECK pith_status pith_attention_profile(pith_context *context, co
  * An index beside a cache tells, for a query, which keys can matter. Those are read and answered exactly; each block of
  * 64 keys adds the rest of its weight at the mean of its values. Every answer comes with a bound of the L2 norm of its
  * error, which holds for the numbers as computed (docs/sparsity.md has the proof). The bound is deterministic: it holds
- * for this query and these keys, whatever they are. Errors are those against exact arithmetic on the stored rows and
- * the given queries; f64 arrays are rounded to f32 first. */
+ * for this query and these keys, whatever they are; with a confidence it is probabilistic where that reads less. Errors
+ * are those against exact arithmetic on the stored rows and the given queries; f64 arrays are rounded to f32 first. */
 
 typedef struct pith_sparse_index pith_sparse_index;
 
@@ -103,6 +103,10 @@ typedef struct pith_sparse_options {
   double eps;                       /* of every answer's error (L2 norm); > 0 */
   int each;   /* every query chooses its own keys; else the query heads of a kv head share (up to 8), which is faster */
   int always; /* do not turn to exact attention where that would be faster */
+  double confidence; /* 0, the default: bounds are certain. In (0, 1): where that reads fewer keys, unread ones are
+                        sampled, and each bound holds with at least that probability over the draws (empirical
+                        Bernstein); `each` is then set */
+  uint64_t seed;     /* of the draws */
 } pith_sparse_options;
 
 PITH_API void pith_sparse_options_init(pith_sparse_options *options);
@@ -113,6 +117,7 @@ typedef struct pith_sparse_account {
   double tail;  /* share of the mass that its unread keys have at most */
   size_t read;  /* keys whose values were read */
   size_t seen;  /* keys that the query sees */
+  size_t drawn; /* draws among them that the bound is owed to; 0: it is certain */
   int exact;    /* answered by exact attention: nothing else paid, or nothing else reached eps */
 } pith_sparse_account;
 
@@ -121,6 +126,7 @@ typedef struct pith_sparse_report {
   double bound, mean_bound; /* the largest, the mean */
   double trivial;           /* not less than the distance of any two values: bounds above it say nothing */
   size_t queries, exact;    /* how many; how many of them were answered by exact attention */
+  size_t drawn;             /* how many have bounds that hold with the confidence asked for only */
 } pith_sparse_report;
 
 /* Answers all queries; shapes, types and `out` as in pith_attention_compute. index NULL: one is made for this call;

@@ -106,6 +106,7 @@ enum { /* purposes: one number each, never reused */
        PITH_STREAM_CACHE_SAMPLES = 40,
        PITH_STREAM_CACHE_HELD = 41,
        PITH_STREAM_RESERVOIR = 42,
+       PITH_STREAM_TAIL = 43,
        PITH_STREAM_TEST = 100
 };
 

@@ -144,6 +144,9 @@ static pith_status read_options(pith_context *context, const pith_sparse_options
     return pith_fail(context, PITH_E_ARGUMENT,
                      "eps: %g; it must be above 0 and finite: the largest error of an answer that is allowed",
                      chosen->eps);
+  if (!(chosen->confidence >= 0 && chosen->confidence < 1))
+    return pith_fail(context, PITH_E_ARGUMENT, "confidence: %g; it must be in (0, 1), or 0 for bounds that are certain",
+                     chosen->confidence);
   return PITH_OK;
 }
 
@@ -151,6 +154,7 @@ static pith_sparse_report summarise(const pith_sparse_account *accounts, size_t 
   pith_sparse_report report = {.queries = count};
   for (size_t i = 0; i < count; i++) {
     report.exact += accounts[i].exact != 0;
+    report.drawn += accounts[i].drawn > 0;
     report.bound = fmax(report.bound, accounts[i].bound);
     report.mean_bound += accounts[i].bound;
     if (accounts[i].seen > 0) report.fraction_read += (double)accounts[i].read / (double)accounts[i].seen;
@@ -180,6 +184,9 @@ static pith_status attend(pith_context *context, const pith_sparse_index *index,
                                 .eps = options->eps,
                                 .each = options->each != 0,
                                 .always = options->always != 0,
+                                .confidence = options->confidence,
+                                .seed = options->seed,
+                                .number = (uint32_t)i,
                                 .out = out + i * each * m * index->dv,
                                 .account = accounts + i * each * m};
   if (status == PITH_OK) status = pith_sparse_jobs(context, jobs, count);

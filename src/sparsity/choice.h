@@ -1,6 +1,7 @@
 /* choice.h - one choice of keys for a group of queries, as the files that make it see it: select.c (what is asked, what
  * block bounds say, the order of things), look.c (thresholds from a sample of codes), pass.c (all codes, then the keys
- * chosen), conclude.c (answers and their bounds). */
+ * chosen), conclude.c (answers and their bounds),
+ * draw.c (bounds that hold with a confidence). */
 #ifndef PITH_SRC_SPARSITY_CHOICE_H
 #define PITH_SRC_SPARSITY_CHOICE_H
 
@@ -29,6 +30,9 @@ typedef struct pith_sparse_space {             /* arrays of one choice; P blocks
   char *keys, *values;                         /* (PITH_SPARSE_GATHERED, row) */
   uint16_t *key_scales, *value_scales;
   float *log_weights;
+  double *points, *moments;    /* (rows), (dv): of draws */
+  float *answer, *key, *value; /* (dv), (d), (dv) */
+  unsigned char *drawn;        /* (rows) */
 } pith_sparse_space;
 
 /* What the unread keys T come to for each query, in units of exp(threshold). ^w: their weights by the codes. */
@@ -82,6 +86,9 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *loo
 
 /* Logits (group, PITH_SPARSE_BLOCK) of block p by its codes; -infinity where a key is not seen. */
 void pith_sparse_block_logits(const pith_sparse_choice *c, size_t p, float *logits);
+/* Of block p, for each query: more, not less than e^delta - 1 with delta the most by which the logits of its codes err;
+ * rest, the same without the product of query and residuals. The sums of weights are rough too. */
+void pith_sparse_doubt(const pith_sparse_choice *c, size_t p, double more[PITH_MAX_GROUP], double rest[PITH_MAX_GROUP]);
 /* Adds what an open block leaves unread, `times` over; `whole`: nothing of it is read and all of it is seen. */
 void pith_sparse_add_open(const pith_sparse_choice *c, size_t p, bool whole, const float *sum, const float *square,
                           double times, pith_sparse_tail *tail);
@@ -100,8 +107,23 @@ bool pith_sparse_sees(const pith_sparse_choice *c, size_t row);
 double pith_sparse_tail_error(const pith_sparse_choice *c, const pith_sparse_tail *tail, size_t q, double offset);
 /* What rounding does to the reading of a query's keys, relative, as far as it is known before. */
 double pith_sparse_expected_rounding(const pith_sparse_choice *c, size_t q);
+/* space.tail: the weights of blocks times the means of their values. */
+void pith_sparse_add_means(const pith_sparse_choice *c);
+/* How an answer came about; masses in units of exp(threshold). */
+typedef struct pith_sparse_sums {
+  double mass, least; /* Z as it was used; Z at least */
+  double doubt;       /* |Z - mass| at most */
+  double rounding;    /* part of the bound */
+} pith_sparse_sums;
+
 /* Writes query q's answer and account; the bound may be anything up to infinity. */
-void pith_sparse_conclude(const pith_sparse_choice *c, size_t q, const pith_sparse_tail *tail, float largest, float sum,
-                          size_t place);
+pith_sparse_sums pith_sparse_conclude(const pith_sparse_choice *c, size_t q, const pith_sparse_tail *tail,
+                                      float largest, float sum, size_t place);
+
+/* ---- draw.c ---- */
+
+/* Answers the one query of a choice from keys chosen and keys drawn, so that the bound holds with the job's confidence.
+ * All blocks are open. False: the bound is above eps; then account and answer are those of the last attempt. */
+bool pith_sparse_draw(pith_sparse_choice *c, const pith_sparse_look *look, size_t place);
 
 #endif

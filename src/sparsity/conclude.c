@@ -55,8 +55,16 @@ double pith_sparse_expected_rounding(const pith_sparse_choice *c, size_t q) {
 
 /* ---- Putting together ---- */
 
-void pith_sparse_conclude(const pith_sparse_choice *c, size_t q, const pith_sparse_tail *tail, float largest, float sum,
-                          size_t place) {
+void pith_sparse_add_means(const pith_sparse_choice *c) {
+  const size_t dv = c->head->dv;
+  memset(c->space.tail, 0, c->group * dv * sizeof(float));
+  if (c->blocks > 0)
+    pith_gemm_f32_alone(PITH_TRANSPOSED, PITH_PLAIN, c->group, dv, c->blocks, 1, c->space.weight, c->width,
+                        c->head->value_mean, dv, 0, c->space.tail, dv);
+}
+
+pith_sparse_sums pith_sparse_conclude(const pith_sparse_choice *c, size_t q, const pith_sparse_tail *tail,
+                                      float largest, float sum, size_t place) {
   const pith_sparse_head *head = c->head;
   const pith_sparse_space *s = &c->space;
   const size_t dv = head->dv;
@@ -77,18 +85,21 @@ void pith_sparse_conclude(const pith_sparse_choice *c, size_t q, const pith_spar
   const double length = norm(out, dv), most = (double)head->most_value, each = logit_rounding(c->job, c->norm[q]);
   const double read_mass = near * (double)sum, wrong = expm1(each + chain(c->chosen, c->width));
   const double least = read_mass / (1 + wrong) + far * tail->low[q];
-  double error =
-      far * pith_sparse_tail_error(c, tail, q, sqrt(offset) * (1 + 1e-9)) + wrong * read_mass * (most + length);
-  error += far * far_mass * (double)(c->blocks + 64) * PITH_UNIT * (most + length);
-  account->bound = error / least * (1 + 1e-6) + 8 * PITH_UNIT * length;
-  account->tail = fmin(1, far * tail->high[q] / (far * tail->high[q] + read_mass / (1 + wrong)));
+  const double left = far * pith_sparse_tail_error(c, tail, q, sqrt(offset) * (1 + 1e-9));
+  const double rounding = (wrong * read_mass + far * far_mass * (double)(c->blocks + 64) * PITH_UNIT) * (most + length);
+  double rounded = rounding / least * (1 + 1e-6) + 8 * PITH_UNIT * length;
   if (pith_turned(head->dtype, dv)) {
     pith_turn(out, 1, dv);
-    account->bound += (log2((double)dv) + 2) * PITH_UNIT * length;
+    rounded += (log2((double)dv) + 2) * PITH_UNIT * length;
   }
+  account->bound = left / least * (1 + 1e-6) + rounded;
+  account->tail = fmin(1, far * tail->high[q] / (far * tail->high[q] + read_mass / (1 + wrong)));
   if (!(account->bound >= 0)) account->bound = (double)INFINITY;
-  if (!c->job->marks) return;
-  unsigned char *marks = c->job->marks + place * c->job->rows.count;
-  memset(marks, 0, c->job->rows.count);
-  for (size_t i = 0; i < c->chosen; i++) marks[s->chosen[i]] = 1;
+  if (c->job->marks) {
+    unsigned char *marks = c->job->marks + place * c->job->rows.count;
+    memset(marks, 0, c->job->rows.count);
+    for (size_t i = 0; i < c->chosen; i++) marks[s->chosen[i]] = 1;
+  }
+  return (pith_sparse_sums){
+      .mass = mass / far, .least = least / far, .doubt = tail->doubt[q] + wrong * read_mass / far, .rounding = rounded};
 }

@@ -31,10 +31,8 @@ void pith_sparse_block_logits(const pith_sparse_choice *c, size_t p, float *logi
 
 /* ---- What is left unread ---- */
 
-/* Of a block, for each query: more, not less than e^delta - 1 with delta the most by which the logits of its codes err;
- * rest, the same without the product of query and residuals. The sums of weights are rough too. */
-static void doubt_of(const pith_sparse_choice *c, const pith_sparse_block *block, double more[GROUP],
-                     double rest[GROUP]) {
+void pith_sparse_doubt(const pith_sparse_choice *c, size_t p, double more[GROUP], double rest[GROUP]) {
+  const pith_sparse_block *block = &c->head->block[p];
   const double rough = PITH_SPLIT_ERROR + fabs((double)block->most_bias) * 2 * PITH_UNIT;
   const double residual = (double)block->residual, key = (double)block->key_norm;
   double most = 0;
@@ -55,7 +53,7 @@ void pith_sparse_add_open(const pith_sparse_choice *c, size_t p, bool whole, con
   const double offset = (double)block->offset, radius = (double)block->value_radius;
   const double centred = whole ? (1 - 2 * PITH_SPLIT_ERROR) / BLOCK : 0; /* rounding may not make squares too small */
   double more[GROUP], rest[GROUP];
-  doubt_of(c, block, more, rest);
+  pith_sparse_doubt(c, p, more, rest);
   for (size_t q = 0; q < c->width; q++) {
     double w = times * (double)sum[q], w2 = times * (double)square[q] * (1 + 2 * PITH_SPLIT_ERROR);
     double about = w2 - w * (double)sum[q] * centred, doubt = more[q] * w, far = 0;

@@ -14,7 +14,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "linalg/linalg.h"
 #include "sparsity/choice.h"
 
 enum {
@@ -57,7 +56,13 @@ static size_t lay_out(pith_sparse_space *s, char *at, size_t rows, size_t d, siz
                 {(void **)&s->values, PITH_SPARSE_GATHERED * dv * f},
                 {(void **)&s->key_scales, PITH_SPARSE_GATHERED * pith_scales(d) * sizeof(uint16_t)},
                 {(void **)&s->value_scales, PITH_SPARSE_GATHERED * pith_scales(dv) * sizeof(uint16_t)},
-                {(void **)&s->log_weights, widest * f}};
+                {(void **)&s->log_weights, widest * f},
+                {(void **)&s->points, rows * sizeof(double)},
+                {(void **)&s->moments, dv * sizeof(double)},
+                {(void **)&s->answer, dv * f},
+                {(void **)&s->key, d * f},
+                {(void **)&s->value, dv * f},
+                {(void **)&s->drawn, rows}};
   size_t bytes = 0;
   for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
     if (at) *arrays[i].pointer = at + bytes;
@@ -215,6 +220,14 @@ static size_t open_blocks(pith_sparse_choice *c) {
   return open;
 }
 
+/* Draws are of keys in open blocks. */
+static size_t open_closed(pith_sparse_choice *c) {
+  const size_t closed = c->closed;
+  for (size_t p = 0; p < c->blocks; p++) c->space.open[p] = c->space.sight[p] != PITH_HIDDEN;
+  c->closed = 0;
+  return closed;
+}
+
 /* ---- Does it pay? ---- */
 
 /* How many keys may be read out of line until exact attention is faster, if the codes of so many blocks are looked at;
@@ -266,17 +279,13 @@ static void aim_lower(pith_sparse_choice *c, size_t open, const pith_sparse_look
 /* Answers the queries from the keys chosen; `missed` receives the bounds over eps. Yields whether all hold. */
 static bool answer(pith_sparse_choice *c, const pith_sparse_tail *tail, size_t head, size_t row, double missed[GROUP]) {
   const pith_sparse_job *job = c->job;
-  const size_t dv = c->head->dv;
   float largest[GROUP], sum[GROUP];
   bool good = true;
   pith_sparse_read(c, largest, sum);
-  memset(c->space.tail, 0, c->group * dv * sizeof(float));
-  if (c->blocks > 0)
-    pith_gemm_f32_alone(PITH_TRANSPOSED, PITH_PLAIN, c->group, dv, c->blocks, 1, c->space.weight, c->width,
-                        c->head->value_mean, dv, 0, c->space.tail, dv);
+  pith_sparse_add_means(c);
   for (size_t q = 0; q < c->group; q++) {
     size_t place = (head + q) * job->queries + row;
-    pith_sparse_conclude(c, q, tail, largest[q], sum[q], place);
+    (void)pith_sparse_conclude(c, q, tail, largest[q], sum[q], place);
     missed[q] = job->account[place].bound / job->eps;
     good = good && missed[q] <= 1;
   }
@@ -310,9 +319,11 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
     if (pith_sparse_thresholds(&c, &look, mass) > c.most_reads) return false;
   }
   bound_blocks(&c);
-  const size_t open = open_blocks(&c);
+  size_t open = open_blocks(&c);
+  if (job->confidence > 0) open += open_closed(&c);
   c.most_reads = affordable(&c, open);
   pith_sparse_look_at(&c, open, &look);
+  if (job->confidence > 0 && pith_sparse_draw(&c, &look, head * job->queries + row)) return true;
   if (pith_sparse_thresholds(&c, &look, mass) > c.most_reads) return false;
 
   const int tries = job->always ? TRIES : TIMELY;

@@ -20,7 +20,9 @@ typedef struct sparse_plan {
 static size_t divide_up(size_t a, size_t b) { return a / b + (a % b != 0); }
 
 /* Heads that choose together. */
-static size_t shared(const pith_sparse_job *job) { return job->each ? 1 : pith_min_size(job->heads, PITH_MAX_GROUP); }
+static size_t shared(const pith_sparse_job *job) {
+  return job->each || job->confidence > 0 ? 1 : pith_min_size(job->heads, PITH_MAX_GROUP);
+}
 
 static size_t tasks_of(const pith_sparse_job *job) {
   return divide_up(job->heads, shared(job)) * divide_up(job->queries, CHUNK);

@@ -12,10 +12,13 @@ typedef struct pith_sparse_job {
   size_t heads, queries;
   const float *query; /* (heads, queries, d), times the softmax scale */
   pith_mask mask;
-  double eps;  /* of every answer's error */
-  bool each;   /* every query chooses for itself; else the heads of one row (PITH_MAX_GROUP of them) share */
-  bool always; /* sparse even where exact attention would be faster */
-  float *out;  /* (heads, queries, dv) */
+  double eps;        /* of every answer's error */
+  bool each;         /* every query chooses for itself; else the heads of one row (PITH_MAX_GROUP of them) share */
+  bool always;       /* sparse even where exact attention would be faster */
+  double confidence; /* in (0, 1): bounds may hold with that probability, then `each` is set; 0: they are certain */
+  uint64_t seed;     /* of the draws */
+  uint32_t number;   /* tells the draws of jobs apart */
+  float *out;        /* (heads, queries, dv) */
   pith_sparse_account *account; /* (heads, queries) */
   unsigned char *marks;         /* (heads, queries, rows): receives 1 where a value was read; NULL: not asked for */
 } pith_sparse_job;
