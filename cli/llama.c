@@ -1,8 +1,8 @@
 /* llama.c - pith llama: prompts that llama.cpp has saved. */
-#include "llama.h"
-
 #include <stdlib.h>
 #include <string.h>
+
+#include "llama_command.h"
 
 #define FIELD(member) .offset = offsetof(llama_arguments, member)
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "llama.h"
+#include "llama_command.h"
 #include "lm.h"
 
 /* ---- Queries ---- */
@@ -192,27 +192,11 @@ static int open_all(compression *c) {
 
 static pith_status compress(compression *c) {
   pith_compress_options options = c->arguments->options;
-  const bool whole = c->cells == c->state->cells;
   const pith_array weights = pith_array_matrix(c->queries.head_weights, PITH_F32, c->heads.layers, c->heads.kv_heads);
-  const pith_array *asked = c->queries.array.data ? &c->asked : NULL;
-  if (whole)
-    options.engine = "exact";
-  else
-    options.points = c->cells;
-  options.store = PITH_F32;
-  options.budget = PITH_BUDGET_EVEN;
-  options.scale = c->heads.scale;
-  options.fold_weights = asked != NULL;
-  if (asked) {
-    options.rope = c->heads.rope;
-    options.rope_base = c->heads.rope_base;
-    options.query_start = c->query_start;
-    if (c->queries.head_weights) options.head_weights = &weights;
-  }
-  pith_context *context = c->session->context;
-  PITH_TRY(pith_compress(context, &c->rows.keys, &c->rows.values, asked, &options, &c->summary));
-  return pith_llama_rewrite(context, c->arguments->output, c->state, &c->heads, &c->rows, c->summary, asked,
-                            c->query_start, options.horizon, options.sinks, &c->null_keys);
+  if (c->queries.head_weights) options.head_weights = &weights;
+  return pith_llama_compress(c->session->context, c->arguments->output, c->state, &c->heads, &c->rows, c->cells,
+                             c->queries.array.data ? &c->asked : NULL, c->query_start, &options, &c->summary,
+                             &c->null_keys);
 }
 
 static void mean_errors(compression *c, double *error, double *fold) {

@@ -7,7 +7,7 @@
 #define PITH_SRC_LLAMA_REWRITE_H
 
 #include "io/llama_model.h"
-#include "pith/summary.h"
+#include "pith/compress.h"
 
 /* Keys and values of a state in the order of positions, as heads compute with them: (layers, kv heads, cells, size),
  * f16 where all of the state is F16, else f32. */
@@ -35,5 +35,13 @@ pith_status pith_llama_rewrite(pith_context *context, const char *path, const pi
                                const pith_llama_heads *heads, const pith_llama_rows *rows, const pith_summary *summary,
                                const pith_array *queries, size_t query_start, size_t horizon, size_t sinks,
                                size_t *null_keys);
+
+/* The whole way: `cells` points for every head, by `options` (engine, sinks, window, horizon, samples, refine, seed;
+ * the rest is set here), written to `path`. Of `queries` row r was asked from position query_start + r, by
+ * pith_llama_queries; NULL: none. All cells: they are written as they are. */
+pith_status pith_llama_compress(pith_context *context, const char *path, const pith_llama_state *state,
+                                const pith_llama_heads *heads, const pith_llama_rows *rows, size_t cells,
+                                const pith_array *queries, size_t query_start, const pith_compress_options *options,
+                                pith_summary **summary, size_t *null_keys);
 
 #endif

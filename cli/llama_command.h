@@ -1,6 +1,6 @@
-/* llama.h - what the words of `pith llama` share. */
-#ifndef PITH_CLI_LLAMA_H
-#define PITH_CLI_LLAMA_H
+/* llama_command.h - what the words of `pith llama` share. */
+#ifndef PITH_CLI_LLAMA_COMMAND_H
+#define PITH_CLI_LLAMA_COMMAND_H
 
 #include "io/llama_rewrite.h"
 #include "lm/lm.h"
