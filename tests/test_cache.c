@@ -148,8 +148,170 @@ static void test_bounded(void **state) {
   test_context_free(context);
 }
 
+/* Two halves merged err at most half more than the one stream, and the result says what it answers for. */
+static void test_merge(void **state) {
+  (void)state;
+  enum { HALF = 320, ASKED = 12 };
+  pith_context *context = test_context(2);
+  const char *const merged[] = {"nystrom", "uniform", "halving", "recent"};
+  for (size_t e = 0; e < 4; e++) {
+    double together = 0, apart = 0;
+    for (uint64_t seed = 0; seed < 4; seed++) {
+      stream s = stream_make(2 * HALF, 100 + 10 * seed);
+      pith_cache_options o = usual(merged[e], 40);
+      pith_cache *one = NULL, *first = NULL, *second = NULL, *both = NULL;
+      assert_ok(context, pith_cache_create(context, &o, &one));
+      assert_ok(context, pith_cache_create(context, &o, &first));
+      o.start = HALF;
+      assert_ok(context, pith_cache_create(context, &o, &second));
+      for (size_t at = 0; at < 2 * HALF; at += 20) {
+        push(context, one, &s, at, 20);
+        push(context, at < HALF ? first : second, &s, at, 20);
+      }
+      assert_ok(context, pith_cache_fold(context, one, PITH_CACHE_ALL));
+      assert_int_equal(pith_cache_merge(context, second, first, &both), PITH_E_ARGUMENT);
+      assert_ok(context, pith_cache_merge(context, first, second, &both));
+      pith_cache_info info = pith_cache_describe(both);
+      assert_int_equal(info.start, 0);
+      assert_int_equal(info.length, 2 * HALF);
+      assert_true(info.bytes <= info.limit_bytes);
+      apart += mean_error(context, both, &s, 2 * HALF - ASKED, ASKED);
+      together += mean_error(context, one, &s, 2 * HALF - ASKED, ASKED);
+      pith_cache_free(one);
+      pith_cache_free(first);
+      pith_cache_free(second);
+      pith_cache_free(both);
+      stream_free(&s);
+    }
+    print_message("%s: merged %.4f, one stream %.4f\n", merged[e], apart / 4, together / 4);
+    assert_true(apart <= 1.5 * together);
+  }
+  test_context_free(context);
+}
+
+/* A million tokens: what the context holds between blocks, and at most, is what it held after ten thousand. */
+static void test_flat(void **state) {
+  (void)state;
+  enum { TOKENS = 1000000, AT_ONCE = 500, WIDTH = 2 };
+  pith_context *context = test_context(1);
+  pith_cache_options o;
+  pith_cache_options_init(&o);
+  o.d = WIDTH;
+  o.engine = "uniform";
+  o.window = 16;
+  o.chunk = 512;
+  o.probes = 0;
+  o.bytes = (size_t)64 * 12;
+  pith_cache *cache = NULL;
+  float *keys = test_gaussian(5, AT_ONCE * WIDTH, 1);
+  pith_array rows = pith_array_matrix(keys, PITH_F32, AT_ONCE, WIDTH);
+  assert_ok(context, pith_cache_create(context, &o, &cache));
+  size_t held = 0, peak = 0;
+  for (size_t at = AT_ONCE; at <= TOKENS; at += AT_ONCE) {
+    assert_ok(context, pith_cache_push(context, cache, 0, &rows, &rows, NULL));
+    assert_ok(context, pith_cache_fold(context, cache, PITH_CACHE_ALL));
+    if (at == 10000) held = pith_context_bytes(context), peak = pith_context_peak_bytes(context);
+  }
+  assert_int_equal(pith_cache_describe(cache).length, TOKENS);
+  assert_int_equal(pith_context_bytes(context), held);
+  assert_int_equal(pith_context_peak_bytes(context), peak);
+  pith_cache_free(cache);
+  free(keys);
+  test_context_free(context);
+}
+
+static void refuse(pith_context *context, const pith_cache_options *o, pith_status wanted, const char *word) {
+  pith_cache *cache = NULL;
+  assert_int_equal(pith_cache_create(context, o, &cache), wanted);
+  if (!strstr(pith_context_message(context), word)) fail_msg("%s: %s", word, pith_context_message(context));
+}
+
+/* What cannot be is refused with a sentence; the cache goes on. */
+static void test_refuses(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  pith_cache_options o = usual("nystrom", 40), wrong = o;
+  wrong.bytes = 100;
+  char least[32];
+  (void)snprintf(least, sizeof least, "%zu", (size_t)LAYERS * KV * (14 * 2 * D * 4 + (2 * D + 1) * 4));
+  refuse(context, &wrong, PITH_E_BUDGET, least);
+  wrong = o, wrong.engine = "balance";
+  refuse(context, &wrong, PITH_E_UNKNOWN, "balance");
+  wrong = o, wrong.chunk = 513;
+  refuse(context, &wrong, PITH_E_ARGUMENT, "513");
+  wrong = o, wrong.query_heads = 3;
+  refuse(context, &wrong, PITH_E_SHAPE, "3 query heads");
+  wrong = o, wrong.rope = PITH_ROPE_PAIRS, wrong.rope_base = 0;
+  refuse(context, &wrong, PITH_E_ARGUMENT, "rope");
+
+  stream s = stream_make(200, 9);
+  pith_cache *cache = NULL;
+  assert_ok(context, pith_cache_create(context, &o, &cache));
+  for (size_t at = 0; at < 120; at += 20) push(context, cache, &s, at, 20);
+  double before = mean_error(context, cache, &s, 110, 10);
+  pith_array k = part(&s, s.keys, KV, 0, 120, 4), v = part(&s, s.values, KV, 0, 120, 4);
+  pith_array q = part(&s, s.queries, QUERY, 0, 120, 4), bad = k;
+  bad.shape[2] = D - 1;
+  assert_int_equal(pith_cache_push(context, cache, 0, &bad, &v, &q), PITH_E_SHAPE);
+  bad = k, bad.shape[0] = 1;
+  assert_int_equal(pith_cache_push(context, cache, 0, &bad, &v, &q), PITH_E_SHAPE);
+  bad = v, bad.shape[1] = 3;
+  assert_int_equal(pith_cache_push(context, cache, 0, &k, &bad, &q), PITH_E_SHAPE);
+  assert_int_equal(pith_cache_push(context, cache, 1, &k, &v, &q), PITH_E_ARGUMENT);
+  assert_int_equal(pith_cache_push(context, cache, 0, &k, &v, NULL), PITH_E_ARGUMENT);
+  s.values[(KV - 1) * s.n * D + 122 * D] = NAN;
+  assert_int_equal(pith_cache_push(context, cache, 0, &k, &v, &q), PITH_E_VALUE);
+  s.values[(KV - 1) * s.n * D + 122 * D] = 1;
+  float out[QUERY * 200 * D];
+  pith_array far = part(&s, s.queries, QUERY, 0, 0, 100);
+  assert_int_equal(pith_cache_attend(context, cache, 0, &far, out, NULL), PITH_E_SHAPE);
+  assert_int_equal(pith_cache_attend(context, cache, 7, &q, out, NULL), PITH_E_ARGUMENT);
+  assert_true(mean_error(context, cache, &s, 110, 10) == before);
+  assert_int_equal(pith_cache_describe(cache).length, 120);
+  push_layer(context, cache, &s, 0, 120, 4);
+  assert_int_equal(pith_cache_fold(context, cache, PITH_CACHE_ALL), PITH_E_ARGUMENT);
+  push_layer(context, cache, &s, 1, 120, 4);
+  assert_ok(context, pith_cache_fold(context, cache, PITH_CACHE_ALL));
+  for (size_t at = 124; at < 184; at += 20) push(context, cache, &s, at, 20);
+  pith_cache_free(cache);
+  stream_free(&s);
+  test_context_free(context);
+}
+
+/* As a summary a cache answers as it does itself. */
+static void test_summarize(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  stream s = stream_make(400, 12);
+  pith_cache_options o = usual("nystrom", 40);
+  pith_cache *cache = NULL;
+  pith_summary *summary = NULL;
+  assert_ok(context, pith_cache_create(context, &o, &cache));
+  for (size_t at = 0; at < 400; at += 20) push(context, cache, &s, at, 20);
+  assert_ok(context, pith_cache_summarize(context, cache, &summary));
+  float wanted[LAYERS * QUERY * D], got[LAYERS * QUERY * D];
+  ask(context, cache, &s, 399, 1, wanted);
+  pith_array q = {.data = s.queries + 399 * D, .dtype = PITH_F32, .ndim = 4, .shape = {LAYERS, QUERY, 1, D}};
+  q.stride[3] = sizeof(float);
+  q.stride[2] = D * sizeof(float);
+  q.stride[1] = 400 * D * sizeof(float);
+  q.stride[0] = QUERY * q.stride[1];
+  assert_ok(context, pith_summary_attend(context, summary, &q, 0, got));
+  assert_true(pith_error_measure(wanted, got, LAYERS * QUERY, D).max < 1e-5);
+  assert_int_equal(pith_summary_describe(summary).full_bytes, pith_cache_describe(cache).full_bytes);
+  pith_summary_free(summary);
+  pith_cache_free(cache);
+  stream_free(&s);
+  test_context_free(context);
+}
+
 int main(void) {
   test_skip_unless_isa();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_exact_while_it_fits), cmocka_unit_test(test_bounded)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_exact_while_it_fits),
+                                     cmocka_unit_test(test_bounded),
+                                     cmocka_unit_test(test_merge),
+                                     cmocka_unit_test(test_flat),
+                                     cmocka_unit_test(test_refuses),
+                                     cmocka_unit_test(test_summarize)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

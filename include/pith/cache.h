@@ -45,7 +45,7 @@ typedef struct pith_cache_options {
   size_t start;       /* position of the first token; default 0 */
 
   pith_query_kind query_model; /* auto: samples with queries, else ball */
-  size_t recent, older; /* sampled queries of each kv head: of the last tokens, of those before; default 768, 256 */
+  size_t recent, older; /* sampled queries of each kv head: of the last tokens, of those before; default 384, 128 */
   pith_rope rope;       /* how positions turn queries; default PITH_ROPE_NONE */
   double rope_base;
   size_t horizon; /* queries are expected from the next so many positions; default 1024 */

@@ -10,6 +10,9 @@
 /* Sizes that a menu tries: doubling from this many points. Points are chosen at most for half of the rows, and for
  * twice of what was there, beside what is wanted. */
 enum { SMALLEST = 4, MOST_SIZES = 10, MOST_STORES = 3 };
+/* Menus cost as much as folding, and change slowly once the stream is long: after so many folds a head's menu is
+ * measured at every second. */
+enum { MENU_ALWAYS = 4 };
 /* A stepped fold is done when this part of the room that is left is used. */
 static const double DONE_AT = 0.75;
 
@@ -283,7 +286,9 @@ static pith_status reduce(pith_context *context, work *w) {
   const pith_cache *cache = w->cache;
   const cache_head *head = cache_head_of(cache, w->index);
   size_t rows = w->reduction.problem.candidates, wanted = pith_min_size(head->wanted, rows);
-  bool measures = pith_cache_measures(cache) && w->queries.held_count > 0 && rows > 0;
+  uint64_t folds = cache_of(cache)->folds;
+  bool turn = head->menu_count == 0 || folds < MENU_ALWAYS || (folds + w->index) % 2 == 0;
+  bool measures = pith_cache_measures(cache) && turn && w->queries.held_count > 0 && rows > 0;
   size_t tried = measures ? most_tried(w, wanted) : 0, most = wanted < rows ? wanted : 0;
   pith_cache_promise_begin(cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
                            w->values + w->first * cache->options.dv, w->leaving);
