@@ -30,10 +30,10 @@ typedef struct pith_cache pith_cache;
 
 typedef struct pith_cache_options {
   size_t struct_size;
-  size_t layers, kv_heads,
-      query_heads;    /* default 1, 1, 1; query head j belongs to kv head j / (query heads / kv heads) */
-  size_t d, dv;       /* of a key, of a value; dv 0: as d */
-  size_t bytes;       /* of all heads: what attention reads after every fold */
+  size_t layers, kv_heads; /* default 1, 1 */
+  size_t query_heads;      /* of a layer; default 1. Query head j belongs to kv head j / (query heads / kv heads) */
+  size_t d, dv;            /* of a key, of a value; dv 0: as d */
+  size_t bytes;            /* of all heads: what attention reads after every fold */
   const char *engine; /* NULL: "nystrom"; or halving, uniform, recent, heavy, accumulated. Those of them that look at
                          queries (nystrom with samples or gaussian, heavy, accumulated) need them in every push */
   pith_budget budget; /* auto: spread for nystrom with samples and several heads, else even */
@@ -52,10 +52,8 @@ typedef struct pith_cache_options {
   double scale;   /* softmax scale; 0: 1/sqrt(d) */
   double rho;     /* ball: largest query norm after scaling; 0: the largest seen before the first fold, or 2 */
   size_t refine;  /* nystrom with samples: gradient steps when folding; default 0 */
-  int moments;    /* moment correction: the first two degrees of the exponential are kept exactly, in f32 beside the
-                     summary and within `bytes`; for the models ball and gaussian. Default 0 */
 
-  int certify;       /* ball and gaussian certificates: every fold then takes time quadratic in its rows. Default 0 */
+  int certify;       /* ball bounds are kept up: every fold then takes time quadratic in its rows. Default 0 */
   size_t probes;     /* held-out queries of each kv head, drawn before the first fold, for the probe certificate and
                         menus; their exact answers are kept up. Default 64 */
   double confidence; /* of the probe certificate; default 0.9 */
@@ -108,7 +106,8 @@ PITH_API PITH_CHECK pith_status pith_cache_truncate(pith_context *context, pith_
 PITH_API PITH_CHECK pith_status pith_cache_clone(pith_context *context, const pith_cache *cache, pith_cache **out);
 
 /* A new cache, with the options of `first`, for the tokens of both; `second` must have been begun where `first` ends
- * (options.start), and agree with it in shapes, scale and engine. Both must be between blocks. */
+ * (options.start), and agree with it in shapes, scale and engine. Both must be between blocks. Without certificates: a
+ * part bounds the error of its own answers, not of the weight with which they enter the common one. */
 PITH_API PITH_CHECK pith_status pith_cache_merge(pith_context *context, const pith_cache *first,
                                                  const pith_cache *second, pith_cache **out);
 
@@ -150,7 +149,7 @@ typedef struct pith_cache_head {
   pith_dtype store;
   size_t bytes;
   double probe_error; /* mean over the probes; NaN without */
-  pith_certificate binding, ball, gaussian, probe;
+  pith_certificate binding, ball, probe;
 } pith_cache_head;
 
 PITH_API PITH_CHECK pith_status pith_cache_look(pith_context *context, const pith_cache *cache, size_t layer,

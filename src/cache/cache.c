@@ -78,7 +78,6 @@ static pith_status check_numbers(pith_context *context, const pith_cache_options
       o->query_model > PITH_QUERIES_SAMPLES)
     return pith_fail(context, PITH_E_ARGUMENT, "budget %d or query model %d is not one of the known", (int)o->budget,
                      (int)o->query_model);
-  if (o->moments) return pith_fail(context, PITH_E_ARGUMENT, "moments: not possible with this engine and query model");
   return PITH_OK;
 }
 

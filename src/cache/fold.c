@@ -5,33 +5,14 @@
 
 #include "cache/cache.h"
 #include "cache/promise.h"
+#include "cache/work.h"
 #include "summary/store.h"
 
-/* Sizes that a menu tries: doubling from this many points. Points are chosen at most for half of the rows, and for
- * twice of what was there, beside what is wanted. */
-enum { SMALLEST = 4, MOST_SIZES = 10, MOST_STORES = 3 };
 /* Menus cost as much as folding, and change slowly once the stream is long: after so many folds a head's menu is
  * measured at every second. */
 enum { MENU_ALWAYS = 4 };
 /* A stepped fold is done when this part of the room that is left is used. */
 static const double DONE_AT = 0.75;
-
-/* One head's fold: worked out from the cache as it is, then put in its place. */
-typedef struct work {
-  const pith_cache *cache;
-  size_t index, n, leaving, first; /* rows; those that leave; the first of them */
-  float *keys, *values, *log_weight, *score;
-  int64_t *tokens;
-  uint8_t *exact;
-  cache_queries queries;
-  cache_reduction reduction;
-  pith_points *points;
-  float *scores; /* (points) */
-  cache_option menu[CACHE_MENU];
-  size_t menu_count;
-  double sum[CACHE_LAMBDAS]; /* norms of what changed other than by coins */
-  double seconds;
-} work;
 
 static double now(void) {
   struct timespec time;
@@ -39,7 +20,7 @@ static double now(void) {
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-static void close_work(pith_context *context, work *w) {
+static void close_work(pith_context *context, cache_work *w) {
   pith_cache_reduce_close(context, &w->reduction);
   pith_cache_queries_free(context, &w->queries);
   pith_points_free(context, w->points);
@@ -50,7 +31,7 @@ static void close_work(pith_context *context, work *w) {
 }
 
 /* Exact rows from..to-1 of the head, at row `at` of the work. */
-static void read_rows(work *w, size_t from, size_t to, size_t at, bool exact) {
+static void read_rows(cache_work *w, size_t from, size_t to, size_t at, bool exact) {
   const pith_cache *cache = w->cache;
   const pith_cache_options *o = &cache->options;
   const cache_head *head = cache_head_of(cache, w->index);
@@ -65,7 +46,7 @@ static void read_rows(work *w, size_t from, size_t to, size_t at, bool exact) {
   }
 }
 
-static void read_points(work *w, size_t at) {
+static void read_points(cache_work *w, size_t at) {
   float *scores = NULL;
   pith_head_view view = pith_cache_points(w->cache, w->index, &scores);
   pith_head_to_f32(&view, w->keys + at * view.d, w->values + at * view.dv);
@@ -78,10 +59,10 @@ static void read_points(work *w, size_t at) {
 }
 
 /* Rows in the order of time: sinks, points, what leaves, the window as it was when the fold began. */
-static pith_status open_work(pith_context *context, const pith_cache *cache, size_t index, work *w) {
+static pith_status open_work(pith_context *context, const pith_cache *cache, size_t index, cache_work *w) {
   const pith_cache_options *o = &cache->options;
   const cache_head *head = cache_head_of(cache, index);
-  *w = (work){.cache = cache, .index = index, .leaving = cache_of(cache)->fold_end - head->folded};
+  *w = (cache_work){.cache = cache, .index = index, .leaving = cache_of(cache)->fold_end - head->folded};
   size_t sinks = o->sinks, d = o->d, dv = o->dv, window = pith_min_size(o->window, head->rows - sinks - w->leaving);
   w->first = sinks + head->points;
   w->n = w->first + w->leaving + window;
@@ -118,141 +99,16 @@ static pith_status open_work(pith_context *context, const pith_cache *cache, siz
   return PITH_OK;
 }
 
-/* ---- Menus ---- */
-
-/* Answers of rows that stand one behind the other, to the queries held out. */
-static pith_status answer(pith_context *context, const work *w, const float *keys, const float *values,
-                          const float *log_weight, size_t rows, float *out) {
-  const pith_problem *p = &w->reduction.problem;
-  pith_rows all = {.keys = keys,
-                   .values = values,
-                   .key_stride = (ptrdiff_t)(p->d * sizeof(float)),
-                   .value_stride = (ptrdiff_t)(p->dv * sizeof(float)),
-                   .dtype = PITH_F32,
-                   .count = rows,
-                   .d = p->d,
-                   .dv = p->dv,
-                   .log_weight = log_weight};
-  return pith_attend_rows(context, &all, w->queries.held, w->queries.held_count, out);
-}
-
-/* Memory of one trial: exact rows, and behind them points as they come back from a store. */
-typedef struct trial {
-  size_t exact, room;
-  float *keys, *values, *log_weight, *true_answer, *answer;
-  unsigned char *stored;
-  uint16_t *scales;
-} trial;
-
-static pith_status trial_open(pith_context *context, const work *w, size_t room, trial *t) {
-  const pith_problem *p = &w->reduction.problem;
-  size_t held = w->queries.held_count, rows = p->n - p->candidates + room, widest = pith_max_size(p->d, p->dv);
-  *t = (trial){.room = room};
-  t->keys = pith_allocate(context, rows * (p->d + p->dv + 1) + 2 * held * p->dv, sizeof(float));
-  t->stored = pith_allocate(context, room * widest, 4);
-  t->scales = pith_allocate(context, room, (widest / 32 + 1) * sizeof(uint16_t));
-  if (!t->keys || !t->stored || !t->scales) return PITH_E_MEMORY;
-  t->values = t->keys + rows * p->d;
-  t->log_weight = t->values + rows * p->dv;
-  t->true_answer = t->log_weight + rows;
-  t->answer = t->true_answer + held * p->dv;
-  for (size_t i = 0; i < p->n; i++) {
-    if (!p->exact[i]) continue;
-    memcpy(t->keys + t->exact * p->d, p->keys + i * p->d, p->d * sizeof(float));
-    memcpy(t->values + t->exact * p->dv, p->values + i * p->dv, p->dv * sizeof(float));
-    t->log_weight[t->exact++] = 0;
-  }
-  return answer(context, w, p->keys, p->values, p->log_weight, p->n, t->true_answer);
-}
-
-static void trial_close(pith_context *context, trial *t) {
-  pith_release(context, t->keys);
-  pith_release(context, t->stored);
-  pith_release(context, t->scales);
-}
-
-/* Mean squared error of the points in a store, and its standard error on top: a few queries may see little of the
- * worst. */
-static pith_status try_points(pith_context *context, const work *w, trial *t, const pith_points *points,
-                              pith_dtype store, double *cost) {
-  size_t d = points->d, dv = points->dv, held = w->queries.held_count;
-  float *keys = t->keys + t->exact * d, *values = t->values + t->exact * dv;
-  PITH_TRY(pith_store_write(context, "keys", store, points->keys, points->count, d, t->stored, t->scales));
-  pith_store_read(store, t->stored, t->scales, points->count, d, keys);
-  PITH_TRY(pith_store_write(context, "values", store, points->values, points->count, dv, t->stored, t->scales));
-  pith_store_read(store, t->stored, t->scales, points->count, dv, values);
-  memcpy(t->log_weight + t->exact, points->log_weight, points->count * sizeof(float));
-  PITH_TRY(answer(context, w, t->keys, t->values, t->log_weight, t->exact + points->count, t->answer));
-  double sum = 0, squares = 0;
-  for (size_t r = 0; r < held; r++) {
-    double squared = pow(pith_error_measure(t->true_answer + r * dv, t->answer + r * dv, 1, dv).mean, 2);
-    sum += squared / (double)held;
-    squares += squared * squared / (double)held;
-  }
-  *cost = sum + sqrt(fmax(squares - sum * sum, 0) / (double)held);
-  return PITH_OK;
-}
-
-static void add_option(work *w, double fraction, pith_dtype store, double cost) {
-  if (w->menu_count < CACHE_MENU) w->menu[w->menu_count++] = (cache_option){fraction, cost, store};
-}
-
-/* All sizes up to `most`, in each store; between two sizes the mean of both. */
-static pith_status try_sizes(pith_context *context, work *w, size_t most, pith_points *points, float *scores,
-                             trial *t) {
-  static const pith_dtype several[MOST_STORES] = {PITH_F16, PITH_Q8, PITH_Q4};
-  bool automatic = w->cache->options.store == PITH_STORE_AUTO;
-  const pith_dtype *store = automatic ? several + 1 : &w->cache->options.store;
-  size_t stores = automatic ? 2 : 1, rows = w->reduction.problem.candidates, before = 0, size = 0;
-  double last[MOST_STORES] = {0};
-  for (size_t tried = 0; tried < MOST_SIZES && size <= most; tried++) {
-    PITH_TRY(pith_cache_reduce_take(context, &w->reduction, size, points, scores));
-    for (size_t j = 0; j < stores; j++) {
-      double cost = 0;
-      PITH_TRY(try_points(context, w, t, points, store[j], &cost));
-      if (before > 0 && !automatic)
-        add_option(w, sqrt((double)before * (double)size) / (double)rows, store[j], sqrt(last[j] * cost));
-      add_option(w, (double)size / (double)rows, store[j], cost);
-      last[j] = cost;
-    }
-    before = size;
-    size = size == 0 ? pith_min_size(SMALLEST, most) : size < most ? pith_min_size(2 * size, most) : most + 1;
-    if (most < SMALLEST) break;
-  }
-  PITH_TRY(pith_cache_reduce_take(context, &w->reduction, rows, points, scores));
-  for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
-    double cost = 0;
-    PITH_TRY(try_points(context, w, t, points, automatic ? several[j] : *store, &cost));
-    add_option(w, 1, automatic ? several[j] : *store, cost);
-  }
-  return PITH_OK;
-}
-
-static pith_status make_menu(pith_context *context, work *w, size_t most) {
-  size_t rows = w->reduction.problem.candidates;
-  pith_points *points = NULL;
-  trial t = {0};
-  float *scores = pith_allocate(context, rows, sizeof *scores);
-  pith_status status =
-      scores ? pith_points_create(context, rows, w->cache->options.d, w->cache->options.dv, &points) : PITH_E_MEMORY;
-  if (status == PITH_OK) status = trial_open(context, w, rows, &t);
-  if (status == PITH_OK) status = try_sizes(context, w, most, points, scores, &t);
-  trial_close(context, &t);
-  pith_points_free(context, points);
-  pith_release(context, scores);
-  return status;
-}
-
 /* ---- One head ---- */
 
 /* Norms of what changed but for coins: everything, or what rounding did. */
-static pith_status measure_change(pith_context *context, work *w, const pith_points *points, pith_dtype store) {
+static pith_status measure_change(pith_context *context, cache_work *w, const pith_points *points, pith_dtype store) {
   const cache_promise *promise = pith_cache_promise(w->cache, w->index);
   bool coins = w->cache->engine == &pith_engine_halving;
   const pith_problem *p = &w->reduction.problem;
   if (!promise || (coins && !pith_store_quantised(store))) return PITH_OK;
   size_t d = p->d, dv = p->dv, count = points->count;
-  trial t = {0};
+  cache_trial t = {0};
   t.keys = pith_allocate(context, count, (d + dv) * sizeof(float));
   t.stored = pith_allocate(context, count * pith_max_size(d, dv), 4);
   t.scales = pith_allocate(context, count, (pith_max_size(d, dv) / 32 + 1) * sizeof(uint16_t));
@@ -272,29 +128,23 @@ static pith_status measure_change(pith_context *context, work *w, const pith_poi
     status = pith_cache_distance(context, promise, coins ? &chosen : &rows, &kept, squared);
   }
   for (size_t k = 0; k < CACHE_LAMBDAS; k++) w->sum[k] = sqrt(squared[k]);
-  trial_close(context, &t);
+  pith_cache_trial_close(context, &t);
   return status;
 }
 
-/* How many points a menu goes up to. */
-static size_t most_tried(const work *w, size_t wanted) {
-  size_t rows = w->reduction.problem.candidates, usual = pith_max_size(wanted + wanted / 2, rows / 16);
-  return pith_min_size(usual, rows / 2);
-}
-
-static pith_status reduce(pith_context *context, work *w) {
+static pith_status reduce(pith_context *context, cache_work *w) {
   const pith_cache *cache = w->cache;
   const cache_head *head = cache_head_of(cache, w->index);
   size_t rows = w->reduction.problem.candidates, wanted = pith_min_size(head->wanted, rows);
   uint64_t folds = cache_of(cache)->folds;
   bool turn = head->menu_count == 0 || folds < MENU_ALWAYS || (folds + w->index) % 2 == 0;
   bool measures = pith_cache_measures(cache) && turn && w->queries.held_count > 0 && rows > 0;
-  size_t tried = measures ? most_tried(w, wanted) : 0, most = wanted < rows ? wanted : 0;
+  size_t tried = measures ? pith_cache_menu_most(w, wanted) : 0, most = wanted < rows ? wanted : 0;
   pith_cache_promise_begin(cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
                            w->values + w->first * cache->options.dv, w->leaving);
   most = pith_max_size(most, tried);
   if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
-  if (measures) PITH_TRY(make_menu(context, w, tried));
+  if (measures) PITH_TRY(pith_cache_make_menu(context, w, tried));
   PITH_TRY(pith_points_create(context, wanted, cache->options.d, cache->options.dv, &w->points));
   w->scores = pith_allocate(context, wanted, sizeof *w->scores);
   if (!w->scores) return PITH_E_MEMORY;
@@ -305,7 +155,7 @@ static pith_status reduce(pith_context *context, work *w) {
 }
 
 static pith_status work_out(pith_context *context, void *argument, size_t number) {
-  work *w = &((work *)argument)[number];
+  cache_work *w = &((cache_work *)argument)[number];
   double begun = now();
   const pith_cache *cache = w->cache;
   PITH_TRY(open_work(context, cache, w->index, w));
@@ -316,7 +166,7 @@ static pith_status work_out(pith_context *context, void *argument, size_t number
 }
 
 /* Nothing can fail once the points are in their place. */
-static pith_status apply(pith_context *context, pith_cache *cache, work *w) {
+static pith_status apply(pith_context *context, pith_cache *cache, cache_work *w) {
   cache_head *head = cache_head_of(cache, w->index);
   const pith_cache_options *o = &cache->options;
   if (w->queries.count > 0 || w->queries.gone_count > 0)
@@ -346,7 +196,7 @@ static pith_status apply(pith_context *context, pith_cache *cache, work *w) {
 }
 
 pith_status pith_cache_refold(pith_context *context, const pith_cache *from, pith_cache *to, size_t index) {
-  work w = {.cache = from, .index = index};
+  cache_work w = {.cache = from, .index = index};
   pith_dtype store = (pith_dtype)cache_head_of(from, index)->wanted_store;
   cache_head *head = cache_head_of(to, index);
   pith_status status = work_out(context, &w, 0);
@@ -377,12 +227,12 @@ static pith_status begin_fold(pith_context *context, pith_cache *cache) {
 static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t count) {
   enum { AT_ONCE = 16 };
   cache_state *state = cache_of(cache);
-  work works[AT_ONCE];
+  cache_work works[AT_ONCE];
   pith_status status = PITH_OK;
   while (status == PITH_OK && count > 0) {
     size_t batch = pith_min_size(count, AT_ONCE);
     for (size_t i = 0; i < batch; i++)
-      works[i] = (work){.cache = cache, .index = cache_order(cache)[state->fold_done + i]};
+      works[i] = (cache_work){.cache = cache, .index = cache_order(cache)[state->fold_done + i]};
     status = pith_parallel_tasks(context, "folding heads", batch, work_out, works);
     for (size_t i = 0; status == PITH_OK && i < batch; i++) {
       const cache_head *head = cache_head_of(cache, works[i].index);
@@ -408,7 +258,8 @@ static size_t due(const pith_cache *cache) {
   const cache_state *state = cache_of(cache);
   double flying = (double)(state->length - cache->options.window - state->folded);
   double begun = (double)state->fold_in_flight, room = (double)cache->options.chunk - begun;
-  double part = room * DONE_AT > 0 ? (flying - begun) / (room * DONE_AT) : 1;
+  bool full = flying > 0.8 * (double)cache->options.chunk; /* as after large blocks */
+  double part = full ? 1 : (flying - begun) / (room * DONE_AT);
   size_t heads = (size_t)ceil(fmin(1, part) * (double)cache->heads);
   return heads > state->fold_done ? heads - state->fold_done : 0;
 }

@@ -253,7 +253,6 @@ static pith_status look(pith_context *context, const pith_cache *cache, size_t i
                            .probe_error = NAN,
                            .binding = pith_certificate_none(),
                            .ball = pith_certificate_none(),
-                           .gaussian = pith_certificate_none(),
                            .probe = pith_certificate_none()};
   for (size_t i = 0; errors && i < cache->options.probes; i++) errors[i] = NAN;
   if (head->probes == 0) return PITH_OK;

@@ -1,0 +1,130 @@
+/* menu.c - what a head would err with other sizes and stores. */
+#include <math.h>
+#include <string.h>
+
+#include "cache/work.h"
+#include "summary/store.h"
+
+/* Sizes that a menu tries: doubling from this many points. Points are chosen at most for half of the rows, and for
+ * twice of what was there, beside what is wanted. */
+enum { SMALLEST = 4, MOST_SIZES = 10, MOST_STORES = 3 };
+
+/* Answers of rows that stand one behind the other, to the queries held out. */
+static pith_status answer(pith_context *context, const cache_work *w, const float *keys, const float *values,
+                          const float *log_weight, size_t rows, float *out) {
+  const pith_problem *p = &w->reduction.problem;
+  pith_rows all = {.keys = keys,
+                   .values = values,
+                   .key_stride = (ptrdiff_t)(p->d * sizeof(float)),
+                   .value_stride = (ptrdiff_t)(p->dv * sizeof(float)),
+                   .dtype = PITH_F32,
+                   .count = rows,
+                   .d = p->d,
+                   .dv = p->dv,
+                   .log_weight = log_weight};
+  return pith_attend_rows(context, &all, w->queries.held, w->queries.held_count, out);
+}
+
+static pith_status trial_open(pith_context *context, const cache_work *w, size_t room, cache_trial *t) {
+  const pith_problem *p = &w->reduction.problem;
+  size_t held = w->queries.held_count, rows = p->n - p->candidates + room, widest = pith_max_size(p->d, p->dv);
+  *t = (cache_trial){.room = room};
+  t->keys = pith_allocate(context, rows * (p->d + p->dv + 1) + 2 * held * p->dv, sizeof(float));
+  t->stored = pith_allocate(context, room * widest, 4);
+  t->scales = pith_allocate(context, room, (widest / 32 + 1) * sizeof(uint16_t));
+  if (!t->keys || !t->stored || !t->scales) return PITH_E_MEMORY;
+  t->values = t->keys + rows * p->d;
+  t->log_weight = t->values + rows * p->dv;
+  t->true_answer = t->log_weight + rows;
+  t->answer = t->true_answer + held * p->dv;
+  for (size_t i = 0; i < p->n; i++) {
+    if (!p->exact[i]) continue;
+    memcpy(t->keys + t->exact * p->d, p->keys + i * p->d, p->d * sizeof(float));
+    memcpy(t->values + t->exact * p->dv, p->values + i * p->dv, p->dv * sizeof(float));
+    t->log_weight[t->exact++] = 0;
+  }
+  return answer(context, w, p->keys, p->values, p->log_weight, p->n, t->true_answer);
+}
+
+void pith_cache_trial_close(pith_context *context, cache_trial *t) {
+  pith_release(context, t->keys);
+  pith_release(context, t->stored);
+  pith_release(context, t->scales);
+}
+
+/* Mean squared error of the points in a store, and its standard error on top: a few queries may see little of the
+ * worst. */
+static pith_status try_points(pith_context *context, const cache_work *w, cache_trial *t, const pith_points *points,
+                              pith_dtype store, double *cost) {
+  size_t d = points->d, dv = points->dv, held = w->queries.held_count;
+  float *keys = t->keys + t->exact * d, *values = t->values + t->exact * dv;
+  PITH_TRY(pith_store_write(context, "keys", store, points->keys, points->count, d, t->stored, t->scales));
+  pith_store_read(store, t->stored, t->scales, points->count, d, keys);
+  PITH_TRY(pith_store_write(context, "values", store, points->values, points->count, dv, t->stored, t->scales));
+  pith_store_read(store, t->stored, t->scales, points->count, dv, values);
+  memcpy(t->log_weight + t->exact, points->log_weight, points->count * sizeof(float));
+  PITH_TRY(answer(context, w, t->keys, t->values, t->log_weight, t->exact + points->count, t->answer));
+  double sum = 0, squares = 0;
+  for (size_t r = 0; r < held; r++) {
+    double squared = pow(pith_error_measure(t->true_answer + r * dv, t->answer + r * dv, 1, dv).mean, 2);
+    sum += squared / (double)held;
+    squares += squared * squared / (double)held;
+  }
+  *cost = sum + sqrt(fmax(squares - sum * sum, 0) / (double)held);
+  return PITH_OK;
+}
+
+static void add_option(cache_work *w, double fraction, pith_dtype store, double cost) {
+  if (w->menu_count < CACHE_MENU) w->menu[w->menu_count++] = (cache_option){fraction, cost, store};
+}
+
+/* All sizes up to `most`, in each store; between two sizes the mean of both. */
+static pith_status try_sizes(pith_context *context, cache_work *w, size_t most, pith_points *points, float *scores,
+                             cache_trial *t) {
+  static const pith_dtype several[MOST_STORES] = {PITH_F16, PITH_Q8, PITH_Q4};
+  bool automatic = w->cache->options.store == PITH_STORE_AUTO;
+  const pith_dtype *store = automatic ? several + 1 : &w->cache->options.store;
+  size_t stores = automatic ? 2 : 1, rows = w->reduction.problem.candidates, before = 0, size = 0;
+  double last[MOST_STORES] = {0};
+  for (size_t tried = 0; tried < MOST_SIZES && size <= most; tried++) {
+    PITH_TRY(pith_cache_reduce_take(context, &w->reduction, size, points, scores));
+    for (size_t j = 0; j < stores; j++) {
+      double cost = 0;
+      PITH_TRY(try_points(context, w, t, points, store[j], &cost));
+      if (before > 0 && !automatic)
+        add_option(w, sqrt((double)before * (double)size) / (double)rows, store[j], sqrt(last[j] * cost));
+      add_option(w, (double)size / (double)rows, store[j], cost);
+      last[j] = cost;
+    }
+    before = size;
+    size = size == 0 ? pith_min_size(SMALLEST, most) : size < most ? pith_min_size(2 * size, most) : most + 1;
+    if (most < SMALLEST) break;
+  }
+  PITH_TRY(pith_cache_reduce_take(context, &w->reduction, rows, points, scores));
+  for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
+    double cost = 0;
+    PITH_TRY(try_points(context, w, t, points, automatic ? several[j] : *store, &cost));
+    add_option(w, 1, automatic ? several[j] : *store, cost);
+  }
+  return PITH_OK;
+}
+
+pith_status pith_cache_make_menu(pith_context *context, cache_work *w, size_t most) {
+  size_t rows = w->reduction.problem.candidates;
+  pith_points *points = NULL;
+  cache_trial t = {0};
+  float *scores = pith_allocate(context, rows, sizeof *scores);
+  pith_status status =
+      scores ? pith_points_create(context, rows, w->cache->options.d, w->cache->options.dv, &points) : PITH_E_MEMORY;
+  if (status == PITH_OK) status = trial_open(context, w, rows, &t);
+  if (status == PITH_OK) status = try_sizes(context, w, most, points, scores, &t);
+  pith_cache_trial_close(context, &t);
+  pith_points_free(context, points);
+  pith_release(context, scores);
+  return status;
+}
+
+size_t pith_cache_menu_most(const cache_work *w, size_t wanted) {
+  size_t rows = w->reduction.problem.candidates, usual = pith_max_size(wanted + wanted / 2, rows / 16);
+  return pith_min_size(usual, rows / 2);
+}

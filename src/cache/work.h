@@ -1,0 +1,40 @@
+/* work.h - one head on its way from old points and leaving rows to new points. */
+#ifndef PITH_SRC_CACHE_WORK_H
+#define PITH_SRC_CACHE_WORK_H
+
+#include "cache/cache.h"
+
+/* One head's fold: worked out from the cache as it is, then put in its place. */
+typedef struct cache_work {
+  const pith_cache *cache;
+  size_t index, n, leaving, first; /* rows; those that leave; the first of them */
+  float *keys, *values, *log_weight, *score;
+  int64_t *tokens;
+  uint8_t *exact;
+  cache_queries queries;
+  cache_reduction reduction;
+  pith_points *points;
+  float *scores; /* (points) */
+  cache_option menu[CACHE_MENU];
+  size_t menu_count;
+  double sum[CACHE_LAMBDAS]; /* norms of what changed other than by coins */
+  double seconds;
+} cache_work;
+
+/* menu.c */
+
+/* Memory of one trial: exact rows, and behind them points as they come back from a store. */
+typedef struct cache_trial {
+  size_t exact, room;
+  float *keys, *values, *log_weight, *true_answer, *answer;
+  unsigned char *stored;
+  uint16_t *scales;
+} cache_trial;
+
+void pith_cache_trial_close(pith_context *context, cache_trial *trial);
+/* How many points the menu of a head goes up to that wants so many. */
+size_t pith_cache_menu_most(const cache_work *work, size_t wanted);
+/* Fills the menu: sizes up to `most`, for which the reduction is prepared, and all rows. */
+pith_status pith_cache_make_menu(pith_context *context, cache_work *work, size_t most);
+
+#endif
