@@ -144,7 +144,7 @@ static pith_status common_direction(pith_context *context, const pith_array *que
     status = pith_array_to_f32(context, &one, "queries", heads->scale, all);
     for (size_t r = 0; r < count && status >= 0; r += step) {
       float *q = all + r * d;
-      const double target = (double)rows + (double)((r / step * 127) % horizon);
+      const double target = (double)(rows + r / step * 127 % horizon);
       if (heads->rope) pith_rope_turn(q, d, heads->rope, heads->rope_base, target - (double)(query_start + r));
       for (size_t i = 0; i < d; i++) {
         u[i] += q[i];
