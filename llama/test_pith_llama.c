@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/llama_rewrite.h"
+#include "lm/lm.h"
 #include "pith_llama.h"
 
 #define MODEL PITH_ROOT "/models/byte-lm-3m-f16.gguf"
@@ -148,6 +150,70 @@ static void small_caches_lose_less_than_dropping(void **state) {
   assert_true(whole_numbers < window / 2);
 }
 
+/* The runner on the summary, and the engine on the file that was made of it, both in f32. */
+static void the_runner_answers_the_same(void **state) {
+  (void)state;
+  const char *from = "/tmp/pith-test-full.state", *to = "/tmp/pith-test-small.state";
+  float *ours = malloc(LATER * VOCABULARY * sizeof *ours), *theirs = malloc(LATER * VOCABULARY * sizeof *theirs);
+  uint32_t words[PROMPT + LATER];
+  assert_true(ours && theirs);
+  for (size_t i = 0; i < PROMPT + LATER; i++) words[i] = (uint32_t)tokens[i];
+  live l = start(false, GGML_TYPE_F32, true);
+  assert_true(llama_state_seq_save_file(l.llama, from, 0, tokens, PROMPT) > 0);
+  lm_model *mine = NULL;
+  lm_session *full = NULL, *after = NULL;
+  lm_session_options options;
+  lm_session_options_init(&options);
+  options.capacity = PROMPT + LATER;
+  options.store = PITH_F32;
+  options.record_queries = true;
+  pith_array keys, values, queries;
+  assert_int_equal(lm_model_load(l.context, MODEL, &mine), PITH_OK);
+  assert_int_equal(lm_session_create(l.context, mine, &options, &full), PITH_OK);
+  assert_int_equal(lm_session_read(l.context, full, words, PROMPT, PROMPT, NULL), PITH_OK);
+  assert_int_equal(lm_session_arrays(l.context, full, &keys, &values, &queries), PITH_OK);
+  pith_gguf *file = NULL;
+  pith_llama_heads heads;
+  pith_llama_state *saved = NULL;
+  pith_llama_rows rows;
+  pith_summary *summary = NULL;
+  pith_compress_options compress;
+  pith_compress_options_init(&compress);
+  assert_int_equal(pith_gguf_open(l.context, MODEL, &file), PITH_OK);
+  assert_int_equal(pith_llama_heads_of(l.context, file, &heads), PITH_OK);
+  assert_int_equal(pith_llama_state_open(l.context, from, &saved), PITH_OK);
+  assert_int_equal(pith_llama_rows_open(l.context, saved, &heads, &rows), PITH_OK);
+  assert_int_equal(
+      pith_llama_compress(l.context, to, saved, &heads, &rows, PROMPT / 8, &queries, 0, &compress, &summary, NULL),
+      PITH_OK);
+  options.record_queries = false;
+  assert_int_equal(lm_session_after(l.context, full, summary, &options, &after), PITH_OK);
+  assert_int_equal(lm_session_read(l.context, after, words + PROMPT, LATER, 0, ours), PITH_OK);
+  llama_token token[PROMPT];
+  size_t count = 0;
+  assert_true(llama_state_seq_load_file(l.llama, to, 0, token, PROMPT, &count) > 0);
+  assert_int_equal(count, PROMPT);
+  read_on(&l, PROMPT, LATER, theirs);
+  double worst = 0, largest = 0;
+  for (size_t i = 0; i < LATER * VOCABULARY; i++) {
+    worst = fmax(worst, fabs(ours[i] - theirs[i]));
+    largest = fmax(largest, fabs(theirs[i]));
+  }
+  print_message("largest difference of a logit %.2g, of logits up to %.3g\n", worst, largest);
+  assert_true(worst < 1e-3 * largest);
+  assert_int_equal(remove(from) | remove(to), 0);
+  lm_session_free(after);
+  lm_session_free(full);
+  lm_model_free(mine);
+  pith_summary_free(summary);
+  pith_llama_rows_close(l.context, &rows);
+  pith_llama_state_close(saved);
+  pith_gguf_close(file);
+  stop(&l);
+  free(ours);
+  free(theirs);
+}
+
 static void what_was_not_recorded_is_said(void **state) {
   (void)state;
   live l = start(false, GGML_TYPE_F16, false);
@@ -162,6 +228,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(whole_caches_answer_to_the_bit),
       cmocka_unit_test(small_caches_lose_less_than_dropping),
+      cmocka_unit_test(the_runner_answers_the_same),
       cmocka_unit_test(what_was_not_recorded_is_said),
   };
   return cmocka_run_group_tests(tests, prepare, finish);
