@@ -8,7 +8,7 @@ typedef struct attend_arguments {
   const char *summary, *keys, *values, *queries, *output, *globals, *block_mask;
   int causal;
   size_t window, block;
-  double scale, eps;
+  double scale, eps, confidence;
 } attend_arguments;
 
 #define FIELD(member) .offset = offsetof(attend_arguments, member)
@@ -41,6 +41,10 @@ static const cli_option mask_options[] = {
     {"eps", 0, OPTION_REAL, "E",
      "read only the keys that an error of at most E needs (L2 norm of each answer's), or exit code 4", FIELD(eps),
      .open = true},
+    {"confidence", 0, OPTION_REAL, "C",
+     "with --eps: each bound may hold with probability C only, such as 0.99, where drawing some of the keys saves "
+     "reading",
+     FIELD(confidence), .most = 1, .open = true},
     {.name = NULL}};
 
 static const cli_group groups[] = {
@@ -68,6 +72,8 @@ static int check_usage(const cli_command *command, const attend_arguments *argum
     return usage_error(command,
                        "--eps means nothing with --summary: its points are few already, and 'pith inspect' says "
                        "what is promised of them");
+  if (arguments->confidence > 0 && !(arguments->eps > 0))
+    return usage_error(command, "--confidence without --eps E: there is no bound for it to hold of; give both");
   if (arguments->globals && !arguments->window && !arguments->block_mask)
     return usage_error(
         command, "--global without --window N or --block-mask M.npy: all keys are seen already; give one of them");
@@ -167,6 +173,8 @@ static pith_status attend(cli_session *session, const answer_source *source, con
     pith_sparse_options_init(&chosen);
     chosen.attention = *options;
     chosen.eps = eps;
+    chosen.confidence = ((const attend_arguments *)session->arguments)->confidence;
+    chosen.seed = session->common->seed;
     chosen.each = chosen.always = 1; /* what is asked for is few keys, and the index is made for this call alone */
     return pith_sparse_attend(session->context, NULL, queries, &source->keys.array, &source->values.array, &chosen, out,
                               NULL, sparse);
@@ -175,9 +183,13 @@ static pith_status attend(cli_session *session, const answer_source *source, con
   return pith_attention_compute(session->context, queries, &source->keys.array, &source->values.array, options, out);
 }
 
-static pith_certificate certificate_of(const pith_sparse_report *sparse, double eps) {
-  pith_certificate out = {
-      .kind = PITH_CERTIFICATE_TAIL, .bound = sparse->bound, .confidence = 1, .trivial = sparse->trivial};
+/* Where no bound is owed to draws, all are certain. */
+static pith_certificate certificate_of(const pith_sparse_report *sparse, const attend_arguments *arguments) {
+  const double eps = arguments->eps;
+  pith_certificate out = {.kind = PITH_CERTIFICATE_TAIL,
+                          .bound = sparse->bound,
+                          .confidence = sparse->drawn > 0 ? arguments->confidence : 1,
+                          .trivial = sparse->trivial};
   out.certified = out.bound <= eps && (out.bound < out.trivial || out.bound == 0);
   return out;
 }
@@ -194,10 +206,11 @@ static void report(cli_session *session, const pith_array *answers, size_t keys,
     json_object_set_new(object, "keys", json_count(keys));
     if (!arguments->summary) json_object_set_new(object, "keys_seen", json_number(seen));
     if (arguments->eps > 0) {
-      pith_certificate certificate = certificate_of(sparse, arguments->eps);
+      pith_certificate certificate = certificate_of(sparse, arguments);
       json_object_set_new(object, "eps", json_number(arguments->eps));
       json_object_set_new(object, "fraction_read", json_number(sparse->fraction_read));
       json_object_set_new(object, "exact_queries", json_count(sparse->exact));
+      if (arguments->confidence > 0) json_object_set_new(object, "drawn_queries", json_count(sparse->drawn));
       json_object_set_new(object, "mean_bound", json_number(sparse->mean_bound));
       json_object_set_new(object, "certificate", json_certificate(&certificate));
     }
@@ -207,9 +220,12 @@ static void report(cli_session *session, const pith_array *answers, size_t keys,
     fprintf(session->out, "%s: %zu answers over %zu keys a head, %.3f s\n", arguments->output, queries, keys, seconds);
     if (arguments->window || arguments->block_mask) fprintf(session->out, "a query sees %.1f keys in the mean\n", seen);
     if (arguments->eps > 0) {
-      pith_certificate certificate = certificate_of(sparse, arguments->eps);
+      pith_certificate certificate = certificate_of(sparse, arguments);
       fprintf(session->out, "read %.2f %% of the values of keys seen; %zu of %zu queries answered exactly\n",
               100 * sparse->fraction_read, sparse->exact, sparse->queries);
+      if (sparse->drawn > 0)
+        fprintf(session->out, "the bounds of %zu queries hold with probability %g each\n", sparse->drawn,
+                arguments->confidence);
       fprintf(session->out, "certificate: %s\n", text_certificate(&certificate).at);
     }
   }
@@ -250,7 +266,7 @@ static int run(cli_session *session) {
     code = session_fail(session, status);
   else
     report(session, &answers, source.rows, seen, seconds, &sparse);
-  if (!code && arguments->eps > 0 && !certificate_of(&sparse, arguments->eps).certified)
+  if (!code && arguments->eps > 0 && !certificate_of(&sparse, arguments).certified)
     code =
         session_error(session, EXIT_NOT_CERTIFIED,
                       "answers are known to within %g, which is not below --eps %g and the spread of the values; all "
@@ -275,7 +291,8 @@ const cli_command command_attend = {
         "With --eps each answer errs by E at most, rounding included: small copies of the keys say which\n"
         "ones matter, those are read, and the rest counts at the means of its blocks; where that is not\n"
         "enough the answer is exact. 'fraction_read' is the share of the keys seen whose values were\n"
-        "read, and the certificate is the largest bound of all answers.\n\n"
+        "read, and the certificate is the largest bound of all answers. With --confidence keys that are\n"
+        "not read may be sampled, and each bound then holds with that probability.\n\n"
         "A key is seen when --causal, --window and --block-mask all let it through, or when it or the\n"
         "query stands at a --global position (only --causal binds those). Blocks of keys that a query\n"
         "does not see are not read.",

@@ -30,6 +30,47 @@ cp .out report.json
 echo "exit $?"; sed -e "s/within [^,]*,/within ...,/" .err
 cp .out report.json
 check true report.json 'r["fraction_read"] == 1 and not r["certificate"]["certified"]'
+# Broad weights: with a confidence fewer keys are read, and errors stay within the bound.
+"$PYTHON" - <<'PY'
+import numpy as n
+r = n.random.default_rng(6)
+n.save("kb.npy", r.standard_normal((32768, 32)).astype("f4"))
+n.save("vb.npy", r.standard_normal((32768, 8)).astype("f4"))
+n.save("qb.npy", r.standard_normal((40, 32)).astype("f4"))
+PY
+quietly attend --keys kb.npy --values vb.npy --queries qb.npy --eps 0.1 -o a.npy --json
+cp .out certain.json
+quietly attend --keys kb.npy --values vb.npy --queries qb.npy --eps 0.1 --confidence 0.99 -o a.npy --json
+cp .out report.json
+check true report.json 'r["drawn_queries"] > 20 and r["certificate"]["confidence"] == 0.99 and r["certificate"]["certified"]'
+check true certain.json 'r["certificate"]["confidence"] == 1 and "drawn_queries" not in r'
+"$PYTHON" -c 'import json; a, b = (json.load(open(f))["fraction_read"] for f in ("report.json", "certain.json")); print("fewer" if a < b else (a, b))'
+sed -e 's/"kvqa"/("kb", "vb", "qb", "a")/' errors.py >broad.py
+"$PYTHON" broad.py
+# Patterns with --eps, against a dense mask.
+"$PYTHON" -c 'import numpy as n; r = n.random.default_rng(1); n.save("m.npy", r.random((5, 32)) < .4 + n.eye(5, 32))'
+cat >masked.py <<'PY'
+import sys, json, numpy as n
+k, v, q, a = (n.load(f + ".npy").astype(float) for f in "kvqa")
+i, j = n.arange(2008, 2048)[:, None], n.arange(2048)[None]
+see = n.abs(i - j) < 300 if "window" in sys.argv else n.ones((40, 2048), bool)
+if "blocks" in sys.argv: see &= n.repeat(n.repeat(n.load("m.npy"), 8, 0), 64, 1)
+if "globals" in sys.argv: see |= (j < 4) | (j == 700)
+if "causal" in sys.argv: see &= j <= i
+z = n.where(see, q @ k.T / k.shape[1] ** .5, -n.inf)
+w = n.exp(z - z.max(1, keepdims=True))
+e = n.linalg.norm(w @ v / w.sum(1, keepdims=True) - a, axis=1)
+r = json.load(open("report.json"))
+print("within the bound" if e.max() <= r["certificate"]["bound"] <= .02 and abs(r["keys_seen"] - see.sum(1).mean()) < 1e-6 else (e, r))
+PY
+for pattern in "--causal --window 300" "--window 300 --global 0-3,700" "--block-mask m.npy" \
+  "--causal --window 300 --global 0-3,700 --block-mask m.npy"; do
+  quietly attend --keys k.npy --values v.npy --queries q.npy --eps 0.02 $pattern -o a.npy --json
+  cp .out report.json
+  "$PYTHON" masked.py $(echo "$pattern" | tr -c 'a-z\n' ' ' | sed 's/global/globals/; s/block mask m npy/blocks/')
+done
+try attend --keys k.npy --values v.npy --queries q.npy --confidence 0.9 -o a.npy
+try attend --keys k.npy --values v.npy --queries q.npy --eps 0.1 --confidence 1 -o a.npy
 try attend --keys k.npy --values v.npy --queries q.npy --eps 0 -o a.npy
 try attend --keys k.npy --values v.npy --queries q.npy --eps -1 -o a.npy
 quietly compress --keys "$DATA/k.npy" --values "$DATA/v.npy" --points 50 --budget even -o S.safetensors
