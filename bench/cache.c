@@ -91,6 +91,36 @@ static void run(pith_context *context, const heads *h, const pith_cache_options 
   free(out);
 }
 
+/* The same bytes for all but the last block, compressed at once and without refinement, the last block exact beside. */
+static void run_at_once(pith_context *context, const heads *h, const pith_cache_options *o, double ratio,
+                        const float *exact) {
+  size_t n = h->keys.shape[2] / BLOCK * BLOCK, rows = n - BLOCK, count = o->layers * o->query_heads;
+  float *out = malloc(count * BLOCK * o->dv * sizeof *out);
+  pith_compress_options c;
+  pith_compress_options_init(&c);
+  c.engine = o->engine;
+  c.bytes = o->bytes;
+  c.budget = PITH_BUDGET_EVEN;
+  c.rope = o->rope;
+  c.rope_base = o->rope_base;
+  c.window = o->window;
+  c.refine = 0;
+  c.samples = o->recent + o->older;
+  pith_array k = pith_array_rows(&h->keys, 0, rows), v = pith_array_rows(&h->values, 0, rows);
+  pith_array q = pith_array_rows(&h->queries, 0, rows), asked = pith_array_rows(&h->queries, rows, BLOCK);
+  pith_array later_k = pith_array_rows(&h->keys, rows, BLOCK), later_v = pith_array_rows(&h->values, rows, BLOCK);
+  pith_summary *summary = NULL;
+  must(context, pith_compress(context, &k, &v, &q, &c, &summary));
+  must(context, pith_summary_attend_beside(context, summary, &asked, &later_k, &later_v, 0, out));
+  double error = 0;
+  for (size_t i = 0; i < count; i++)
+    error +=
+        pith_error_measure(exact + i * BLOCK * o->dv, out + i * BLOCK * o->dv, BLOCK, o->dv).relative / (double)count;
+  printf("%-12s %7.4f even, all at once: %.4f\n", o->engine, ratio, error);
+  pith_summary_free(summary);
+  free(out);
+}
+
 static pith_cache_options options_for(const heads *h, double ratio, const char *engine) {
   pith_cache_options o;
   pith_cache_options_init(&o);
@@ -141,6 +171,7 @@ int main(int argc, char **argv) {
     o.older = older;
     o.window = window;
     o.refine = refine;
+    if (o.budget == PITH_BUDGET_EVEN) run_at_once(context, &h, &o, ratio, exact);
     run(context, &h, &o, ratio, exact);
   } else {
     const char *engines[] = {"nystrom", "accumulated", "heavy", "recent", "uniform"};

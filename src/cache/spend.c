@@ -30,7 +30,7 @@ static size_t candidates(const pith_cache *cache, size_t index) {
 
 static void spend_evenly(const pith_cache *cache) {
   pith_dtype store = cache->options.store == PITH_STORE_AUTO ? PITH_F16 : cache->options.store;
-  size_t most = cache->summary_bytes / cache->heads / point_bytes(cache, store);
+  size_t most = cache->summary_bytes / pith_max_size(1, cache->heads) / point_bytes(cache, store);
   for (size_t i = 0; i < cache->heads; i++) {
     cache_head *head = cache_head_of(cache, i);
     head->wanted = pith_min_size(most, candidates(cache, i));
