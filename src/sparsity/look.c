@@ -63,7 +63,7 @@ void pith_sparse_look_at(const pith_sparse_choice *c, size_t open, pith_sparse_l
 /* ---- Thresholds ---- */
 
 /* How far below it the answers' errors are meant to stay, so that the pass need not be done again. */
-static const double MARGIN = 0.5, SURE = 0.95; /* SURE: all open blocks were looked at */
+static const double MARGIN = 0.6, SURE = 0.95; /* SURE: all open blocks were looked at */
 
 /* A step of the secant method on ln error over the threshold, kept inside of what is known to be too low or too high.
  */
@@ -77,9 +77,9 @@ static double search_next(search *s, double at, double log_ratio) {
     s->slope = fmin(2, fmax(0.25, (log_ratio - s->log_before) / (at - s->before)));
   s->before = at;
   s->log_before = log_ratio;
-  if (log_ratio <= 0)
+  if (log_ratio <= 0 && log_ratio > -2) /* far below: perhaps by what others read */
     s->least = fmax(s->least, at);
-  else
+  else if (log_ratio > 0)
     s->most = fmin(s->most, at);
   double next = at - fmax(-6, fmin(6, (log_ratio + 0.03) / s->slope));
   return next > s->least && next < s->most ? next : isfinite(s->least) ? (s->least + s->most) / 2 : s->most - 2;
@@ -161,7 +161,10 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
     bool close = true, far = false;
     reads = 0;
     for (size_t i = 0; i < l->count; i++) {
-      uint64_t chosen = c->kernels->split(s->probe + i * GROUP * BLOCK, c->group, c->threshold, none, sum, square);
+      const float *logits = s->probe + i * GROUP * BLOCK;
+      uint64_t chosen = 0; /* each for itself: what others read may be missing elsewhere */
+      for (size_t q = 0; q < c->group; q++)
+        chosen |= c->kernels->split(logits + q * BLOCK, 1, &c->threshold[q], none, &sum[q], &square[q]);
       pith_sparse_add_open(c, l->blocks[i], chosen == 0 && s->sight[l->blocks[i]] == PITH_WHOLE, sum, square,
                            l->times[i], &tail);
       reads += l->times[i] * (double)__builtin_popcountll(chosen);
@@ -173,7 +176,7 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
       close = false;
       far = far || log_ratio > 0;
       double next = search_next(&found[q], at, log_ratio);
-      if (round + 1 == ROUNDS) next = isfinite(found[q].least) ? found[q].least : found[q].most - 2;
+      if (round + 1 == ROUNDS) next = log_ratio > 0 ? at - fmin(6, (log_ratio + 0.03) / fmax(0.5, found[q].slope)) : at;
       c->threshold[q] = (float)next;
     }
     if (close || (far && reads > c->most_reads)) break; /* reached, or out of reach */

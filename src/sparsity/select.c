@@ -21,8 +21,8 @@ enum {
   BLOCK = PITH_SPARSE_BLOCK,
   LEAST_ROWS = 512,
   MANY_BLOCKS = 256,
-  TRIES = 5, /* passes, where time does not matter; where it does, three */
-  TIMELY = 3
+  TRIES = 5, /* passes, where time does not matter; where it does, two */
+  TIMELY = 2
 };
 
 /* ---- Scratch ---- */
@@ -238,14 +238,18 @@ static double affordable(const pith_sparse_choice *c, size_t open) {
   double rest = (double)(c->last - pith_min_size(c->last, pith_max_size(c->head->blocks * BLOCK, c->first)));
   double cost = 0.08 * BLOCK * (double)c->blocks + code * BLOCK * (double)open + rest;
   if (c->job->always) return INFINITY;
-  return c->visible >= LEAST_ROWS ? ((double)c->visible - cost) / 2 : -1;
+  if (c->visible < LEAST_ROWS) return -1;
+  const double most = ((double)c->visible - cost) / 2;
+  /* Rows of few bits stream so fast that a wrong guess costs more than a right one saves. */
+  if (dtype == PITH_Q8 || dtype == PITH_Q4) return fmin(most, (double)c->visible / 8);
+  return most;
 }
 
 /* Lowers the thresholds of queries whose errors are `missed` times eps: by a step, and where much is missing by what a
  * look where most was left says. */
 static void aim_lower(pith_sparse_choice *c, size_t open, const pith_sparse_look *before, const double missed[GROUP],
                       double mass[GROUP]) {
-  const double near = 1.5, slope = 0.6; /* of ln error over the threshold, or more */
+  const double near = 1.5, slope = 0.4; /* of ln error over the threshold, or more */
   const pith_sparse_space *s = &c->space;
   float was[GROUP], looked[GROUP];
   double known[GROUP], most = 0;
@@ -331,12 +335,13 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
     pith_sparse_tail tail;
     pith_sparse_pass(&c, mass, &tail);
     bool good = true;
-    for (size_t q = 0; q < group && attempt + 1 < tries; q++) { /* not worth reading for? */
+    for (size_t q = 0; q < group; q++) { /* not worth reading for? */
       missed[q] = pith_sparse_tail_error(&c, &tail, q, c.offset[q]) / (mass[q] * job->eps);
-      good = good && missed[q] <= 1.05;
+      good = good && missed[q] <= 2.5; /* Z is known roughly */
     }
     if (good && answer(&c, &tail, head, row, missed)) return true;
     if (good && c.chosen == c.visible) break; /* all was read: only rounding is left */
+    if (!job->always && c.chosen > c.visible / 16) break;
     aim_lower(&c, open, &look, missed, mass);
   }
   return false;
