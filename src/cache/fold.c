@@ -191,7 +191,6 @@ static pith_status apply(pith_context *context, pith_cache *cache, cache_work *w
     head->menu_count = w->menu_count;
   }
   cache->max_step_seconds = fmax(cache->max_step_seconds, w->seconds);
-  cache->fold_seconds += w->seconds;
   return PITH_OK;
 }
 
@@ -228,6 +227,7 @@ static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t c
   enum { AT_ONCE = 16 };
   cache_state *state = cache_of(cache);
   cache_work works[AT_ONCE];
+  double begun = now();
   pith_status status = PITH_OK;
   while (status == PITH_OK && count > 0) {
     size_t batch = pith_min_size(count, AT_ONCE);
@@ -244,6 +244,7 @@ static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t c
     for (size_t i = 0; i < batch; i++) close_work(context, &works[i]);
     count -= batch;
   }
+  cache->fold_seconds += now() - begun;
   if (status == PITH_OK && state->fold_done == cache->heads) {
     state->folded = state->fold_end;
     state->folds++;
