@@ -162,9 +162,12 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
     reads = 0;
     for (size_t i = 0; i < l->count; i++) {
       const float *logits = s->probe + i * GROUP * BLOCK;
-      uint64_t chosen = 0; /* each for itself: what others read may be missing elsewhere */
-      for (size_t q = 0; q < c->group; q++)
-        chosen |= c->kernels->split(logits + q * BLOCK, 1, &c->threshold[q], none, &sum[q], &square[q]);
+      uint64_t chosen = 0;
+      if (l->all)
+        chosen = c->kernels->split(logits, c->group, c->threshold, none, sum, square);
+      else /* each for itself: what others read may be missing elsewhere */
+        for (size_t q = 0; q < c->group; q++)
+          chosen |= c->kernels->split(logits + q * BLOCK, 1, &c->threshold[q], none, &sum[q], &square[q]);
       pith_sparse_add_open(c, l->blocks[i], chosen == 0 && s->sight[l->blocks[i]] == PITH_WHOLE, sum, square,
                            l->times[i], &tail);
       reads += l->times[i] * (double)__builtin_popcountll(chosen);
