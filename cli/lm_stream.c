@@ -9,6 +9,8 @@ size_t lm_full_bytes(const lm_run *run, size_t tokens) {
 
 /* ---- Making one ---- */
 
+enum { STREAM_SAMPLES = 1024 }; /* of each kv head: with half as many the KL of a model is half as much again */
+
 /* What was not asked for stays as caches have it by default; methods choose as in lm_compress. */
 static pith_cache_options options_of(const lm_run *run, const lm_method *method, size_t bytes) {
   const pith_compress_options *asked = &run->arguments->options;
@@ -22,10 +24,9 @@ static pith_cache_options options_of(const lm_run *run, const lm_method *method,
   options.window = asked->window;
   if (asked->refine != PITH_UNSET) options.refine = asked->refine;
   options.horizon = asked->horizon;
-  if (asked->samples) {
-    options.older = asked->samples / 4;
-    options.recent = asked->samples - options.older;
-  }
+  const size_t samples = asked->samples ? asked->samples : STREAM_SAMPLES;
+  options.older = samples / 4;
+  options.recent = samples - options.older;
   options.seed = asked->seed;
   return options;
 }
