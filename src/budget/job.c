@@ -44,7 +44,9 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
                               .keys = job->problem.n,
                               .key_rows = job->keys,
                               .value_rows = job->values,
-                              .lessons = options->refine == 0 ? 0 : choose ? LESSONS : SIZE_MAX,
+                              .lessons = options->refine == 0 ? 0
+                                         : choose             ? LESSONS
+                                                              : SIZE_MAX,
                               .spare = choose ? CHOOSERS : 0,
                               .scale = softmax_scale(options, job->problem.d),
                               .rho = options->rho,
