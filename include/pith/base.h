@@ -102,8 +102,8 @@ PITH_API size_t pith_array_heads(const pith_array *array);
 
 /* ---- Context ------------------------------------------------------------------------------- */
 
-/* Memory hook. `size` is handed back on free. Memory must be aligned to 64 bytes. Called from any thread that works for a
- * call, never from two at once. */
+/* Memory hook. `size` is handed back on free. Memory must be aligned to 64 bytes. Called from any thread that works for
+ * a call, never from two at once. */
 typedef struct pith_allocator {
   void *(*allocate)(void *user, size_t size);
   void (*release)(void *user, void *pointer, size_t size);
