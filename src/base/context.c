@@ -1,5 +1,6 @@
 /* context.c - memory, messages, scratch and progress of a context. */
 #include <cblas.h>
+#include <omp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 
 struct pith_memory {
   pith_allocator allocator;
+  omp_lock_t lock;   /* of the allocator */
   size_t references; /* atomic */
   size_t bytes;      /* atomic */
   size_t peak;       /* atomic, approximate under concurrency */
@@ -42,9 +44,9 @@ static void default_release(void *user, void *pointer, size_t size) {
 void *pith_memory_allocate(pith_memory *memory, size_t count, size_t size) {
   size_t bytes = 0;
   if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2) return NULL;
-  unsigned char *block = NULL;
-#pragma omp critical(pith_allocator)
-  block = memory->allocator.allocate(memory->allocator.user, bytes + HEADER);
+  omp_set_lock(&memory->lock);
+  unsigned char *block = memory->allocator.allocate(memory->allocator.user, bytes + HEADER);
+  omp_unset_lock(&memory->lock);
   if (!block) return NULL;
   memcpy(block, &bytes, sizeof bytes);
   size_t now = __atomic_add_fetch(&memory->bytes, bytes, __ATOMIC_RELAXED);
@@ -58,8 +60,9 @@ void pith_memory_release(pith_memory *memory, void *pointer) {
   size_t bytes = 0;
   memcpy(&bytes, block, sizeof bytes);
   __atomic_sub_fetch(&memory->bytes, bytes, __ATOMIC_RELAXED);
-#pragma omp critical(pith_allocator)
+  omp_set_lock(&memory->lock);
   memory->allocator.release(memory->allocator.user, block, bytes + HEADER);
+  omp_unset_lock(&memory->lock);
 }
 
 pith_memory *pith_memory_share(pith_context *context) {
@@ -70,6 +73,7 @@ pith_memory *pith_memory_share(pith_context *context) {
 void pith_memory_unshare(pith_memory *memory) {
   if (!memory || __atomic_sub_fetch(&memory->references, 1, __ATOMIC_ACQ_REL) > 0) return;
   pith_allocator allocator = memory->allocator;
+  omp_destroy_lock(&memory->lock);
   allocator.release(allocator.user, memory, sizeof *memory);
 }
 
@@ -120,6 +124,7 @@ pith_status pith_context_create(const pith_context_options *options, pith_contex
   memset(memory, 0, sizeof *memory);
   memory->allocator = allocator;
   memory->references = 1;
+  omp_init_lock(&memory->lock);
   pith_context *context = pith_memory_allocate(memory, 1, sizeof *context);
   if (!context) {
     pith_memory_unshare(memory);

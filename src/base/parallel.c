@@ -101,17 +101,19 @@ typedef struct task_list {
   pith_task task;
   void *argument;
   pith_status status;
+  omp_lock_t lock; /* of the failure */
 } task_list;
 
 static bool has_failed(const task_list *list) { return __atomic_load_n(&list->status, __ATOMIC_RELAXED) < 0; }
 
 static void note_failure(task_list *list, size_t index, pith_status status, const char *message) {
-#pragma omp critical(pith_tasks)
+  omp_set_lock(&list->lock);
   if (index < list->failed) {
     list->failed = index;
     pith_set_message(list->context, "%s", message);
     __atomic_store_n(&list->status, status, __ATOMIC_RELAXED);
   }
+  omp_unset_lock(&list->lock);
 }
 
 /* Only the calling thread speaks of progress, since that is where callers expect to be called. */
@@ -135,7 +137,8 @@ static pith_status run_in_order(task_list *list) {
 
 pith_status pith_parallel_tasks(pith_context *context, const char *stage, size_t count, pith_task task,
                                 void *argument) {
-  task_list list = {context, stage, count, 0, count, task, argument, PITH_OK};
+  task_list list = {
+      .context = context, .stage = stage, .count = count, .failed = count, .task = task, .argument = argument};
   size_t threads = (size_t)pith_threads(context);
   if (threads == 1 || count < threads) return run_in_order(&list);
   PITH_TRY(pith_report(context, stage, 0, count));
@@ -143,9 +146,11 @@ pith_status pith_parallel_tasks(pith_context *context, const char *stage, size_t
   pith_status status = worker ? PITH_OK : PITH_E_MEMORY;
   for (size_t i = 0; i < threads && status == PITH_OK; i++) status = pith_context_worker(context, &worker[i]);
   if (status == PITH_OK) {
+    omp_init_lock(&list.lock);
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)threads)
     for (size_t index = 0; index < count; index++) run_task(&list, worker[omp_get_thread_num()], index);
     status = list.status;
+    omp_destroy_lock(&list.lock);
   }
   for (size_t i = 0; i < threads && worker; i++) pith_context_free(worker[i]);
   pith_release(context, worker);
