@@ -251,7 +251,7 @@ static void aim_lower(pith_sparse_choice *c, size_t open, const pith_sparse_look
                       double mass[GROUP]) {
   const double near = 1.5, slope = 0.4; /* of ln error over the threshold, or more */
   const pith_sparse_space *s = &c->space;
-  float was[GROUP], looked[GROUP];
+  float was[GROUP] = {0}, looked[GROUP] = {0};
   double known[GROUP], most = 0;
   for (size_t q = 0; q < c->group; q++) {
     was[q] = looked[q] = c->threshold[q];
