@@ -129,10 +129,8 @@ static int run(cli_session *session) {
     return words[i].run(session);
   }
   char there[96] = "";
-  for (size_t i = 0; i < WORDS; i++) {
-    strcat(there, i ? ", " : "");
-    strcat(there, words[i].word);
-  }
+  for (size_t i = 0, at = 0; i < WORDS && at < sizeof there; i++)
+    at += (size_t)snprintf(there + at, sizeof there - at, "%s%s", i ? ", " : "", words[i].word);
   return usage_error(session->command, "unknown word '%s'; there are: %s", session->operands[0], there);
 }
 

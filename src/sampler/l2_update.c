@@ -298,7 +298,7 @@ pith_status pith_l2_update(pith_context *context, pith_l2 *sampler, const pith_u
       if (written < 0) status = written;
       continue;
     }
-    if (status < 0) break;
+    if (status < 0 || next == count) break;
     if (updates[next].kind != PITH_UPDATE_X) {
       status = pith_fail(context, PITH_E_ARGUMENT, "an update of kind %u is none that this sampler takes",
                          updates[next].kind);

@@ -19,7 +19,7 @@ static void read_row(const void *row, pith_dtype dtype, const uint16_t *scales, 
       memcpy(halves, (const char *)row + i * sizeof *halves, count * sizeof *halves);
       (dtype == PITH_F16 ? kernels->f16_to_f32 : kernels->bf16_to_f32)(halves, out + i, count);
     }
-  if (dtype != PITH_Q8 && dtype != PITH_Q4) return;
+  if ((dtype != PITH_Q8 && dtype != PITH_Q4) || !scales) return;
   for (size_t i = 0; i < width; i++) {
     const unsigned char *bytes = row;
     int level =

@@ -117,9 +117,9 @@ static double expected_offset(const pith_sparse_choice *c, size_t q, double mass
 
 double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, double mass[GROUP]) {
   const pith_sparse_space *s = &c->space;
-  search found[GROUP];
+  search found[GROUP] = {{0}};
   double reads = 0;
-  float sum[GROUP] = {0}, square[GROUP] = {0}, top[GROUP], none[GROUP];
+  float sum[GROUP] = {0}, square[GROUP] = {0}, top[GROUP] = {0}, none[GROUP] = {0};
   double squares[GROUP] = {0};
   memset(s->tail, 0, c->group * c->head->dv * sizeof *s->tail);
   for (size_t i = 0; i < l->count; i++) pith_sparse_block_logits(c, l->blocks[i], s->probe + i * GROUP * BLOCK);
@@ -148,7 +148,7 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
   }
   for (size_t q = 0; q < c->group; q++) c->offset[q] = expected_offset(c, q, mass[q], squares[q]);
   const double margin = l->all ? SURE : MARGIN;
-  double target[GROUP]; /* what rounding takes is not to be had */
+  double target[GROUP] = {0}; /* what rounding takes is not to be had */
   for (size_t q = 0; q < c->group; q++) {
     double rounding = pith_sparse_expected_rounding(c, q) * (double)c->head->most_value;
     target[q] = fmax(margin * (c->job->eps - rounding), c->job->eps * 1e-3);

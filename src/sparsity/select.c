@@ -252,7 +252,7 @@ static void aim_lower(pith_sparse_choice *c, size_t open, const pith_sparse_look
   const double near = 1.5, slope = 0.4; /* of ln error over the threshold, or more */
   const pith_sparse_space *s = &c->space;
   float was[GROUP] = {0}, looked[GROUP] = {0};
-  double known[GROUP], most = 0;
+  double known[GROUP] = {0}, most = 0;
   for (size_t q = 0; q < c->group; q++) {
     was[q] = looked[q] = c->threshold[q];
     known[q] = mass[q];
@@ -316,7 +316,7 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
   if (c.visible == 0) return see_nothing(job, head, group, row);
   take_queries(&c, head, row);
   pith_sparse_look look;
-  double mass[GROUP], missed[GROUP];
+  double mass[GROUP] = {0}, missed[GROUP] = {0};
   if (!job->always && c.blocks >= MANY_BLOCKS) {
     c.most_reads = 0.75 * (double)c.visible; /* few blocks say less of sharp weights than of flat ones */
     pith_sparse_glance(&c, &look);
