@@ -144,8 +144,8 @@ static void a_bounded_cache_says_nearly_the_same(void **state) {
   const double recent = streamed(&f, "recent", bytes, TOKENS, wanted, FROM);
   printf("KL at 1/6: in blocks %g, in hundreds %g, one by one %g; recent %g\n", blocks, pieces, single, recent);
   assert_true(blocks > 0 && pieces > 0 && single > 0);
-  /* A few hundred tokens vary by a factor of two between instruction sets: better in every manner of reading, and by half
-   * in the mean of the three. */
+  /* A few hundred tokens vary by a factor of two between instruction sets: better in every manner of reading, and by
+   * half in the mean of the three. */
   assert_true(recent > blocks && recent > pieces && recent > single);
   assert_true(recent > 1.5 * (blocks + pieces + single) / 3);
   free(wanted);
