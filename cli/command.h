@@ -23,8 +23,7 @@ typedef enum option_kind {                /* and the type of the field that rece
                            OPTION_REAL,   /* double: 0.25 or 1/4 */
                            OPTION_CHOICE, /* int or enum: the value of one of `choices` */
                            OPTION_NAME,   /* const char *: one of the names that `list` yields */
-                           OPTION_CUSTOM, /* whatever `parse` makes of it */
-                           OPTION_LATER   /* known, refused: of a later version */
+                           OPTION_CUSTOM  /* whatever `parse` makes of it */
 } option_kind;
 
 typedef struct cli_choice { /* a list ends with name NULL */
@@ -44,7 +43,6 @@ typedef struct {
   const char *word;   /* a word allowed in place of a count, and what it stands for */
   size_t word_value;
   const cli_choice *choices;
-  const char *later; /* values of a choice that a later version will have, such as "q8 q4" */
   const char *(*list)(size_t index), *(*list_help)(size_t index); /* names, and a line about each */
   bool (*parse)(const char *text, void *group);                   /* false: not understood */
   const char *allowed;                                            /* what `parse` understands */

@@ -74,8 +74,7 @@ void help_command(FILE *out, const cli_command *command) {
   fprintf(out, "\n%s\n", command->description);
   for (const cli_group *group = command->groups; group->title; group++) {
     fprintf(out, "\n%s:\n", group->title);
-    for (const cli_option *option = group->options; option->name; option++)
-      if (option->kind != OPTION_LATER) print_option(out, option);
+    for (const cli_option *option = group->options; option->name; option++) print_option(out, option);
   }
   fprintf(out, "\nExamples:\n%s", command->examples);
 }
@@ -92,7 +91,6 @@ void help_scdoc(FILE *out, const cli_command *command) {
   for (const cli_group *group = command->groups; group->title; group++) {
     fprintf(out, "## %s\n\n", group->title);
     for (const cli_option *option = group->options; option->name; option++) {
-      if (option->kind == OPTION_LATER) continue;
       if (option->letter) fprintf(out, "*-%c*, ", option->letter);
       fprintf(out, "*--%s*", option->name);
       if (option->argument) {
@@ -117,7 +115,6 @@ void help_scdoc(FILE *out, const cli_command *command) {
 static void print_command_words(FILE *out, const cli_command *command) {
   for (const cli_group *group = command->groups; group->title; group++)
     for (const cli_option *option = group->options; option->name; option++) {
-      if (option->kind == OPTION_LATER) continue;
       fprintf(out, " --%s", option->name);
       if (option->letter) fprintf(out, " -%c", option->letter);
     }
@@ -126,7 +123,7 @@ static void print_command_words(FILE *out, const cli_command *command) {
 static void print_value_cases(FILE *out, const cli_command *command) {
   for (const cli_group *group = command->groups; group->title; group++)
     for (const cli_option *option = group->options; option->name; option++) {
-      if (!option->argument || option->kind == OPTION_LATER) continue;
+      if (!option->argument) continue;
       fprintf(out, "    %s:--%s", command->name, option->name);
       if (option->letter) fprintf(out, "|%s:-%c", command->name, option->letter);
       fputs(") ", out);

@@ -186,28 +186,12 @@ static bool value_set(const cli_option *option, const char *text, void *group) {
         }
       return false;
     case OPTION_CUSTOM: return option->parse(text, group);
-    case OPTION_LATER: return false;
-  }
-  return false;
-}
-
-/* True when `text` is one of the space-separated `words`. */
-static bool is_word_of(const char *text, const char *words) {
-  size_t length = strlen(text);
-  while (words && *words) {
-    size_t word = strcspn(words, " ");
-    if (word == length && !strncmp(words, text, length)) return true;
-    words += word + (words[word] == ' ');
   }
   return false;
 }
 
 static int option_set(const cli_command *command, const cli_option *option, const char *text, void *group) {
-  if (option->kind == OPTION_LATER)
-    return usage_error(command, "--%s is not available in this version (%s)", option->name, pith_version());
   if (value_set(option, text, group)) return EXIT_DONE;
-  if (is_word_of(text, option->later))
-    return usage_error(command, "--%s %s is not available in this version (%s)", option->name, text, pith_version());
   char allowed[256];
   option_allowed(option, allowed, sizeof allowed);
   return usage_error(command, "--%s is '%s'; it must be %s", option->name, text, allowed);

@@ -83,4 +83,7 @@ int sample_stream_next(cli_session *session, sample_stream *stream);
 int sample_stream_refused(cli_session *session, const sample_stream *stream, size_t index);
 void sample_stream_close(sample_stream *stream); /* NULL is fine */
 
+/* Adds to a report how many updates were taken, and how many a second. */
+void sample_set_updates(json_t *object, size_t updates, double seconds);
+
 #endif

@@ -185,9 +185,7 @@ static void print_json(const attention_run *run, size_t failures) {
     json_object_set_new(object, "confidence", json_number(arguments->confidence));
     json_object_set_new(object, "certified", json_boolean(is_certified(run)));
   }
-  json_object_set_new(object, "updates", json_count(run->n));
-  json_object_set_new(object, "updates_per_second",
-                      json_number(run->key_seconds > 0 ? (double)run->n / run->key_seconds : 0));
+  sample_set_updates(object, run->n, run->key_seconds);
   json_object_set_new(object, "draw_seconds", json_number(run->draw_seconds));
   json_object_set_new(object, "seconds", json_number(session_seconds(run->session)));
   json_print(object, run->session->out);

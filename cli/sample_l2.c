@@ -256,9 +256,7 @@ static int report(l2_run *run) {
   json_object_set_new(object, "failures", json_count(run->arguments->distinct ? 0 : run->wanted - run->taken));
   json_object_set_new(object, "norm", json_number(norm));
   json_object_set_new(object, "memory_words", json_count(info.words));
-  json_object_set_new(object, "updates", json_count(run->updates));
-  json_object_set_new(object, "updates_per_second",
-                      json_number(run->stream_seconds > 0 ? (double)run->updates / run->stream_seconds : 0));
+  sample_set_updates(object, run->updates, run->stream_seconds);
   json_object_set_new(object, "seconds", json_number(session_seconds(session)));
   json_print(object, session->out);
   return EXIT_DONE;

@@ -260,3 +260,8 @@ void sample_stream_close(sample_stream *stream) {
   free(stream->values);
   free(stream);
 }
+
+void sample_set_updates(json_t *object, size_t updates, double seconds) {
+  json_object_set_new(object, "updates", json_count(updates));
+  json_object_set_new(object, "updates_per_second", json_number(seconds > 0 ? (double)updates / seconds : 0));
+}

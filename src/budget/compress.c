@@ -224,6 +224,7 @@ pith_status pith_head_finish(pith_context *context, const pith_heads *heads, con
                              pith_summary *summary) {
   pith_summary_slot *slot = &summary->slot[job->layer * heads->heads + job->head];
   slot->rho = job->model->rho;
+  slot->query_model = job->model->kind;
   if (!heads->weight) return PITH_OK;
   pith_met_error error;
   PITH_TRY(pith_job_met_error(context, job, &job->probes, &slot->view, &error));
@@ -233,9 +234,7 @@ pith_status pith_head_finish(pith_context *context, const pith_heads *heads, con
 }
 
 void pith_heads_conclude(const pith_heads *heads, pith_summary *summary) {
-  bool queries = heads->queries != NULL;
-  pith_query_kind kind = heads->options->query_model;
-  summary->info.query_model = kind != PITH_QUERIES_AUTO ? kind : queries ? PITH_QUERIES_SAMPLES : PITH_QUERIES_BALL;
+  summary->info.query_model = summary->slot[0].query_model;
   summary->info.predicted_kl = heads->weight ? 0 : NAN;
   for (size_t i = 0; i < heads->layers * heads->heads; i++) {
     summary->rho = fmax(summary->rho, summary->slot[i].rho);

@@ -12,7 +12,8 @@ typedef struct pith_summary_slot {
   pith_head_view view;
   void *block; /* all arrays of the view */
   size_t block_bytes;
-  double rho, predicted_kl; /* of this head; the maker adds them up */
+  pith_query_kind query_model; /* these three of this head: the maker concludes those of the summary from them */
+  double rho, predicted_kl;
 } pith_summary_slot;
 
 struct pith_summary {
