@@ -4,24 +4,10 @@
  * usage: bounded BACKENDS MODEL TEXT CELLS TOKENS
  *   reads TEXT (a file) and writes TOKENS tokens with at most CELLS cells; BACKENDS is the folder of llama.cpp's
  *   libraries */
-#include <ggml-backend.h>
-#include <llama.h>
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "pith_llama.h"
+#include "program.h"
 
-enum { BATCH = 64, MOST_TEXT = 1 << 20, SHRUNK = 4 }; /* cells are shrunk to one in SHRUNK */
-
-static _Noreturn void stop(const char *what) {
-  (void)fprintf(stderr, "bounded: %s\n", what);
-  exit(1);
-}
-
-static void quiet(enum ggml_log_level level, const char *text, void *data) {
-  (void)data;
-  if (level == GGML_LOG_LEVEL_ERROR) (void)fputs(text, stderr);
-}
+enum { BATCH = 64, MOST_TEXT = 1 << 16, SHRUNK = 4 }; /* tokens; cells are shrunk to one in SHRUNK */
 
 typedef struct reader {
   pith_context *context;
@@ -43,13 +29,6 @@ static void read_on(reader *r, llama_token *tokens, size_t count) {
   r->position += count;
 }
 
-static llama_token likeliest(const float *logits, int32_t count) {
-  int32_t best = 0;
-  for (int32_t i = 1; i < count; i++)
-    if (logits[i] > logits[best]) best = i;
-  return best;
-}
-
 int main(int count, char **arguments) {
   if (count != 6) stop("usage: bounded BACKENDS MODEL TEXT CELLS TOKENS");
   reader r = {.cells = strtoul(arguments[4], NULL, 10)};
@@ -60,10 +39,7 @@ int main(int count, char **arguments) {
   options.threads = 2;
   if (pith_context_create(&options, &r.context) < 0) stop("no memory");
   if (pith_llama_open(r.context, arguments[2], r.cells, &r.recorder) < 0) stop(pith_context_message(r.context));
-  llama_log_set(quiet, NULL);
-  ggml_backend_load_all_from_path(arguments[1]);
-  struct llama_model *model = llama_model_load_from_file(arguments[2], llama_model_default_params());
-  if (!model) stop(arguments[2]);
+  struct llama_model *model = open_model(arguments[1], arguments[2]);
   struct llama_context_params parameters = llama_context_default_params();
   parameters.n_ctx = (uint32_t)r.cells;
   parameters.n_batch = BATCH;
@@ -73,23 +49,13 @@ int main(int count, char **arguments) {
   r.llama = llama_init_from_model(model, parameters);
   if (!r.llama) stop("no context");
 
-  char *text = malloc(MOST_TEXT);
-  llama_token *tokens = malloc(MOST_TEXT * sizeof *tokens);
-  FILE *file = fopen(arguments[3], "rb");
-  if (!text || !tokens || !file) stop(arguments[3]);
-  const size_t size = fread(text, 1, MOST_TEXT, file);
-  (void)fclose(file);
-  const struct llama_vocab *vocabulary = llama_model_get_vocab(model);
-  const int32_t words = llama_vocab_n_tokens(vocabulary);
-  const int32_t length = llama_tokenize(vocabulary, text, (int32_t)size, tokens, MOST_TEXT, true, false);
-  if (length < 1) stop("the text has no tokens");
-  for (size_t i = 0; i < (size_t)length; i += BATCH)
-    read_on(&r, tokens + i, (size_t)length - i < BATCH ? (size_t)length - i : BATCH);
+  size_t length = 0;
+  llama_token *tokens = read_tokens(model, arguments[3], MOST_TEXT, &length);
+  for (size_t i = 0; i < length; i += BATCH) read_on(&r, tokens + i, length - i < BATCH ? length - i : BATCH);
+  const int32_t words = llama_vocab_n_tokens(llama_model_get_vocab(model));
   for (size_t i = 0; i < wanted; i++) {
     llama_token token = likeliest(llama_get_logits_ith(r.llama, -1), words);
-    char piece[64];
-    const int32_t letters = llama_token_to_piece(vocabulary, token, piece, sizeof piece, 0, false);
-    if (letters > 0) (void)fwrite(piece, 1, (size_t)letters, stdout);
+    write_token(model, token);
     read_on(&r, &token, 1);
   }
   printf("\n");
@@ -98,7 +64,6 @@ int main(int count, char **arguments) {
   llama_model_free(model);
   pith_llama_close(r.context, r.recorder);
   pith_context_free(r.context);
-  free(text);
   free(tokens);
   return 0;
 }

@@ -110,7 +110,7 @@ bool pith_llama_observe(struct ggml_tensor *tensor, bool ask, void *recorder) {
   return true;
 }
 
-/* ---- Shrinking ---- */
+/* ---- What was recorded ---- */
 
 /* The queries of positions first .. first+count-1 in order, (layers, query heads, count, d), to be released. */
 static pith_status gather(pith_context *context, const pith_llama *r, size_t first, size_t count, uint16_t **out) {
@@ -132,6 +132,28 @@ static pith_status gather(pith_context *context, const pith_llama *r, size_t fir
   return PITH_OK;
 }
 
+static pith_array array_of(const pith_llama_heads *h, const uint16_t *queries, size_t count) {
+  const ptrdiff_t number = (ptrdiff_t)sizeof *queries, row = number * (ptrdiff_t)h->key_size,
+                  head = row * (ptrdiff_t)count;
+  return (pith_array){.data = queries,
+                      .dtype = PITH_F16,
+                      .ndim = 4,
+                      .shape = {h->layers, h->query_heads, count, h->key_size},
+                      .stride = {head * (ptrdiff_t)h->query_heads, head, row, number}};
+}
+
+pith_status pith_llama_save_queries(pith_context *context, const pith_llama *recorder, size_t count, const char *path) {
+  uint16_t *queries = NULL;
+  if (count == 0) return pith_fail(context, PITH_E_ARGUMENT, "count: 0; give as many tokens as were read");
+  PITH_TRY(gather(context, recorder, 0, count, &queries));
+  const pith_array array = array_of(&recorder->heads, queries, count);
+  const pith_status status = pith_npy_write(context, path, &array);
+  pith_release(context, queries);
+  return status;
+}
+
+/* ---- Shrinking ---- */
+
 static pith_status rewrite(pith_context *context, const pith_llama *r, const char *from, const char *to, size_t cells,
                            const pith_compress_options *options) {
   const pith_llama_heads *h = &r->heads;
@@ -146,13 +168,7 @@ static pith_status rewrite(pith_context *context, const pith_llama *r, const cha
   if (status >= 0) status = pith_llama_rows_open(context, state, h, &rows);
   if (status >= 0) status = gather(context, r, rows.length - state->cells, state->cells, &queries);
   if (status >= 0) {
-    const ptrdiff_t number = (ptrdiff_t)sizeof *queries, row = number * (ptrdiff_t)h->key_size,
-                    head = row * (ptrdiff_t)state->cells;
-    const pith_array asked = {.data = queries,
-                              .dtype = PITH_F16,
-                              .ndim = 4,
-                              .shape = {h->layers, h->query_heads, state->cells, h->key_size},
-                              .stride = {head * (ptrdiff_t)h->query_heads, head, row, number}};
+    const pith_array asked = array_of(h, queries, state->cells);
     status = pith_llama_compress(context, to, state, h, &rows, cells, &asked, 0, options, &summary, NULL);
   }
   pith_summary_free(summary);

@@ -34,6 +34,11 @@ PITH_API void pith_llama_close(pith_context *context, pith_llama *recorder); /* 
 /* A ggml_backend_sched_eval_callback: looks at the queries of every layer as they are after rotary embedding. */
 PITH_API bool pith_llama_observe(struct ggml_tensor *tensor, bool ask, void *recorder);
 
+/* Writes the queries of the first `count` tokens as a .npy file (layers, query heads, count, size): what `pith llama
+ * compress` takes as --queries for a state of these tokens, and as --calibration for any other state of the model. */
+PITH_API PITH_CHECK pith_status pith_llama_save_queries(pith_context *context, const pith_llama *recorder, size_t count,
+                                                        const char *path);
+
 /* Writes the cache of a sequence anew with that many cells, each head with keys and values of its own, fitted to the
  * recorded queries. Needs the queries of all tokens whose rows are still in the cache. options NULL: defaults; of them
  * engine, sinks, window, horizon, samples, refine and seed are read. The state passes through two files in $TMPDIR,

@@ -5,67 +5,25 @@
  *        states judge BACKENDS MODEL TEXT LATER FULL STATE ...
  *            loads the state FULL, reads the LATER tokens of TEXT that follow, and holds the predictions from every
  * STATE against those: mean and largest KL divergence, bytes, seconds to load, tokens a second, text that follows
+ *        states keep BACKENDS MODEL FULL POSITIONS OUT
+ *            drops all positions of the sequence state FULL but those that the file POSITIONS lists, one a line
  *
  * BACKENDS is the folder of llama.cpp's libraries. tools/llama-demo builds and runs it. */
-#include <ggml-backend.h>
-#include <llama.h>
 #include <math.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
+#include "program.h"
+
 /* One thread: the engine's threads wait busily for each other, which on a machine that does other work takes hours. */
 enum { THREADS = 1, BURST = 12, ROUNDS = 4, MOST_STATES = 16, WRITTEN = 24, SPARE = 32 };
-
-static _Noreturn void stop(const char *what) {
-  (void)fprintf(stderr, "states: %s\n", what);
-  exit(1);
-}
-
-static void *allocate(size_t count, size_t size) {
-  void *memory = calloc(count ? count : 1, size);
-  if (!memory) stop("no memory");
-  return memory;
-}
 
 static double now(void) {
   struct timespec time;
   (void)clock_gettime(CLOCK_MONOTONIC, &time);
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static void quiet(enum ggml_log_level level, const char *text, void *data) {
-  (void)data;
-  if (level == GGML_LOG_LEVEL_ERROR) (void)fputs(text, stderr);
-}
-
-static struct llama_model *open_model(const char *backends, const char *path) {
-  llama_log_set(quiet, NULL);
-  ggml_backend_load_all_from_path(backends);
-  struct llama_model *model = llama_model_load_from_file(path, llama_model_default_params());
-  if (!model) stop(path);
-  return model;
-}
-
-/* The first tokens of a text, as many as there are up to `most`. */
-static llama_token *read_tokens(const struct llama_model *model, const char *path, size_t most, size_t *count) {
-  enum { BYTES_A_TOKEN = 16 };
-  const size_t room = most * BYTES_A_TOKEN;
-  FILE *file = fopen(path, "rb");
-  if (!file) stop(path);
-  char *text = allocate(room, 1);
-  const size_t size = fread(text, 1, room, file);
-  (void)fclose(file);
-  llama_token *tokens = allocate(size + 2, sizeof *tokens);
-  const int32_t found =
-      llama_tokenize(llama_model_get_vocab(model), text, (int32_t)size, tokens, (int32_t)size + 2, true, false);
-  if (found < 0) stop("the text cannot be tokenized");
-  *count = (size_t)found < most ? (size_t)found : most;
-  free(text);
-  return tokens;
 }
 
 /* ---- Contexts ---- */
@@ -101,8 +59,10 @@ static void read_on(struct llama_context *context, const llama_token *tokens, si
   llama_batch_free(batch);
 }
 
-static void forget(struct llama_context *context, size_t from) {
-  if (!llama_memory_seq_rm(llama_get_memory(context), 0, (llama_pos)from, -1)) stop("llama_memory_seq_rm failed");
+/* Positions from .. to-1. */
+static void forget(struct llama_context *context, size_t from, size_t to) {
+  if (!llama_memory_seq_rm(llama_get_memory(context), 0, (llama_pos)from, (llama_pos)to))
+    stop("llama_memory_seq_rm failed");
 }
 
 /* ---- save ---- */
@@ -213,7 +173,7 @@ static void score(state_file *state, const llama_token *tokens, size_t first, si
     state->mean_kl += kl / (double)later;
     state->most_kl = fmax(state->most_kl, kl);
   }
-  forget(state->context, first);
+  forget(state->context, first, INT32_MAX);
 }
 
 /* Tokens one by one; the fastest counts. */
@@ -224,23 +184,17 @@ static void burst(state_file *state, const llama_token *tokens, size_t first) {
     const double seconds = now() - start;
     if (state->token_seconds == 0 || seconds < state->token_seconds) state->token_seconds = seconds;
   }
-  forget(state->context, first);
+  forget(state->context, first, INT32_MAX);
 }
 
 static void write_on(const state_file *state, const struct llama_model *model, const llama_token *tokens, size_t first,
                      size_t vocabulary) {
-  const struct llama_vocab *vocab = llama_model_get_vocab(model);
   llama_token token = tokens[first];
-  char piece[64];
-  printf("%s: ", state->path);
+  printf("%s:", state->path);
   for (size_t i = 0; i < WRITTEN; i++) {
-    const int32_t length = llama_token_to_piece(vocab, token, piece, sizeof piece, 0, true);
-    for (int32_t j = 0; j < length; j++) putchar(piece[j] == '\n' ? ' ' : piece[j]);
+    write_token(model, token);
     read_on(state->context, &token, first + i, 1, false);
-    const float *logits = llama_get_logits_ith(state->context, 0);
-    token = 0;
-    for (size_t j = 1; j < vocabulary; j++)
-      if (logits[j] > logits[token]) token = (llama_token)j;
+    token = likeliest(llama_get_logits_ith(state->context, 0), (int32_t)vocabulary);
   }
   putchar('\n');
 }
@@ -282,13 +236,44 @@ static int judge(const char *backends, const char *path, const char *text, size_
   return 0;
 }
 
+/* ---- keep ---- */
+
+/* Dropping positions for all heads at once, as the engine's own interface can. */
+static int keep(const char *backends, const char *path, const char *from, const char *positions, const char *to) {
+  struct llama_model *model = open_model(backends, path);
+  state_file state = {.path = from};
+  size_t length = 0, next = 0, kept = 0;
+  look(&state);
+  llama_token *tokens = allocate(state.cells, sizeof *tokens);
+  state.context = open_context(model, state.cells, state.kind);
+  if (llama_state_seq_load_file(state.context, from, 0, tokens, state.cells, &length) == 0) stop(from);
+  FILE *file = fopen(positions, "r");
+  if (!file) stop(positions);
+  for (char line[32]; fgets(line, sizeof line, file); kept++, next++) {
+    const size_t position = strtoul(line, NULL, 10);
+    if (position < next || position >= length) stop("positions must ascend and be in the state");
+    if (position > next) forget(state.context, next, position);
+    next = position;
+  }
+  (void)fclose(file);
+  if (next != length) stop("the last position must be kept");
+  if (llama_state_seq_save_file(state.context, to, 0, tokens, length) == 0) stop(to);
+  printf("%zu of %zu cells\n", kept, length);
+  llama_free(state.context);
+  llama_model_free(model);
+  free(tokens);
+  return 0;
+}
+
 int main(int count, char **arguments) {
   if (count >= 7 && strcmp(arguments[1], "save") == 0)
     return save(arguments[2], arguments[3], arguments[4], strtoul(arguments[5], NULL, 10), arguments[6], count - 7,
                 arguments + 7);
   if (count >= 7 && strcmp(arguments[1], "judge") == 0)
     return judge(arguments[2], arguments[3], arguments[4], strtoul(arguments[5], NULL, 10), count - 6, arguments + 6);
+  if (count == 7 && strcmp(arguments[1], "keep") == 0)
+    return keep(arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]);
   stop(
       "usage: save BACKENDS MODEL TEXT TOKENS OUT [f32|f16|q8_0] [rows|transposed] [sequence|session] | "
-      "judge BACKENDS MODEL TEXT LATER FULL STATE ...");
+      "judge BACKENDS MODEL TEXT LATER FULL STATE ... | keep BACKENDS MODEL FULL POSITIONS OUT");
 }
