@@ -105,6 +105,14 @@ static pith_status fill(pith_context *context, const pith_cache *first, const pi
   return PITH_OK;
 }
 
+/* Attention received, as if it had gone on as it was to the end of both: accumulated ranks by means. */
+static void extend_scores(const pith_cache *cache, size_t end, const pith_points *points, size_t from, float *scores) {
+  double own = (double)cache_of(cache)->length, all = (double)end;
+  for (size_t i = from; i < points->count; i++)
+    if (points->index[i] >= 0)
+      scores[i] = (float)(scores[i] * (all - (double)points->index[i]) / (own - (double)points->index[i]));
+}
+
 /* Points of a cache and some of its rows, behind those that are there. */
 static void add_points(const pith_cache *cache, size_t index, size_t from, size_t to, pith_points *points,
                        float *scores) {
@@ -138,6 +146,7 @@ static pith_status join_points(pith_context *context, const pith_cache *first, c
       scores ? pith_points_create(context, most, first->options.d, first->options.dv, &points) : PITH_E_MEMORY;
   if (status == PITH_OK) {
     add_points(first, index, first->options.sinks, a->rows, points, scores);
+    extend_scores(first, cache_of(second)->length, points, 0, scores);
     add_points(second, index, 0, b->rows - staying(first, second, index), points, scores);
     status = pith_cache_place(context, joint, index, points, scores, PITH_F32);
   }

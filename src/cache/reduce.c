@@ -17,11 +17,16 @@ static void rank_uniformly(const cache_reduction *r, double *rank) {
     rank[i] = r->tokens[i] < 0 ? 0 : -pith_random_uniform(&stream, (uint64_t)r->tokens[i]);
 }
 
-/* Attention that rows received from the queries since the last fold is added to what they had. */
+/* Attention that rows received from the queries since the last fold is added to what they had; they are ranked by the
+ * mean over the positions that have asked since they came. */
 static pith_status rank_by_attention(pith_context *context, cache_reduction *r, double *rank) {
   const pith_query_model *m = r->problem.model;
+  size_t n = r->problem.n;
   PITH_TRY(pith_attention_received(context, &r->problem, m->recorded, m->position, m->recorded_count, rank));
-  for (size_t i = 0; i < r->problem.n; i++) rank[i] = r->score[i] = (float)(r->score[i] + rank[i]);
+  for (size_t i = 0; i < n; i++) {
+    r->score[i] = (float)(r->score[i] + rank[i]);
+    rank[i] = r->score[i] / (double)(r->tokens[n - 1] + 1 - r->tokens[i]);
+  }
   return PITH_OK;
 }
 
