@@ -98,11 +98,11 @@ static int save(const char *backends, const char *path, const char *text, size_t
 
 typedef struct state_file {
   const char *path;
-  size_t bytes, cells; /* cells: those that the file's bytes have room for are known from the context after loading */
-  uint32_t magic;
-  cache_kind kind;
+  size_t bytes, cells;
   struct llama_context *context;
   double load_seconds, token_seconds, mean_kl, most_kl;
+  cache_kind kind;
+  uint32_t magic;
   bool same; /* logits are those of the full cache to the bit */
 } state_file;
 
