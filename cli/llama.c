@@ -14,6 +14,10 @@ static const cli_option file_options[] = {
      FIELD(queries)},
     {"calibration", 0, OPTION_FILE, "F.npy", "compress: queries of another text, as pith llama calibrate writes them",
      FIELD(calibration)},
+    {"head-weights", 0, OPTION_FILE, "W.npy",
+     "compress: with --queries or --calibration, what a unit of squared error costs in each head, (layers, kv heads), "
+     "for the predicted KL; calibrate: written there as well",
+     FIELD(head_weights)},
     {"text", 0, OPTION_FILE, "FILE", "calibrate: text like that which will be read", FIELD(text)},
     {"tokens", 0, OPTION_COUNT, "N", "calibrate: tokens of it that are read, at most (default 4096)", FIELD(tokens),
      .least = 32},

@@ -8,7 +8,7 @@
 
 typedef struct llama_arguments {
   common_arguments common;
-  const char *model, *queries, *calibration, *text, *output;
+  const char *model, *queries, *calibration, *head_weights, *text, *output;
   double ratio;
   size_t cells, bytes, tokens;
   pith_compress_options options;
@@ -17,11 +17,12 @@ typedef struct llama_arguments {
 /* Queries of all layers and heads, (layers, query heads, tokens, size), row r asked from position r. */
 typedef struct llama_queries {
   const char *source; /* for the report */
-  cli_input input;
+  cli_input input, weight_input;
   lm_model *model;
   lm_session *session;
   pith_array array;
-  float *head_weights; /* NULL: not known */
+  float *own_weights;      /* of our runner; NULL: it read nothing */
+  pith_array head_weights; /* (layers, kv heads); data NULL: not known */
   double seconds;
 } llama_queries;
 

@@ -10,9 +10,10 @@
 
 void llama_queries_free(llama_queries *queries) {
   input_close(&queries->input);
+  input_close(&queries->weight_input);
   lm_session_free(queries->session);
   lm_model_free(queries->model);
-  free(queries->head_weights);
+  free(queries->own_weights);
   *queries = (llama_queries){0};
 }
 
@@ -30,8 +31,9 @@ static pith_status record(cli_session *session, const uint32_t *tokens, size_t c
   PITH_TRY(lm_session_read(context, q->session, tokens, count, count, NULL));
   if (count > LEFT_OUT) {
     const lm_model_info info = lm_model_describe(q->model);
-    q->head_weights = allocate_zero(info.layers * info.kv_heads, sizeof *q->head_weights);
-    PITH_TRY(lm_head_weights(context, q->session, q->head_weights));
+    q->own_weights = allocate_zero(info.layers * info.kv_heads, sizeof *q->own_weights);
+    q->head_weights = pith_array_matrix(q->own_weights, PITH_F32, info.layers, info.kv_heads);
+    PITH_TRY(lm_head_weights(context, q->session, q->own_weights));
   }
   return lm_session_arrays(context, q->session, &keys, &values, &q->array);
 }
@@ -80,6 +82,13 @@ static int open_recorded(compression *c, const char *option, const char *path, c
   return session_error(c->session, EXIT_INPUT,
                        "%s %s: the model asks for an array of (%zu layers, %zu query heads, tokens, %zu)", option, path,
                        c->heads.layers, c->heads.query_heads, c->heads.key_size);
+}
+
+static int open_weights(compression *c) {
+  if (!c->arguments->head_weights) return EXIT_DONE;
+  const int code = input_open(c->session, "--head-weights", c->arguments->head_weights, &c->queries.weight_input);
+  c->queries.head_weights = c->queries.weight_input.array; /* its shape is checked where it is used */
+  return code;
 }
 
 /* The keys that our runner gives for the tokens of the file must be those in the file, but for rounding. */
@@ -144,9 +153,10 @@ static int find_queries(compression *c) {
     c->queries.source = "none";
     return EXIT_DONE;
   }
-  const int code = a->queries       ? open_recorded(c, "--queries", a->queries, "recorded")
-                   : a->calibration ? open_recorded(c, "--calibration", a->calibration, "calibration")
-                                    : recompute(c);
+  int code = a->queries       ? open_recorded(c, "--queries", a->queries, "recorded")
+             : a->calibration ? open_recorded(c, "--calibration", a->calibration, "calibration")
+                              : recompute(c);
+  if (!code) code = open_weights(c);
   if (code) return code;
   c->asked = pith_llama_queries(&c->rows, &c->queries.array, &c->query_start);
   if (c->asked.shape[2] >= LEAST_QUERIES) return EXIT_DONE;
@@ -192,8 +202,7 @@ static int open_all(compression *c) {
 
 static pith_status compress(compression *c) {
   pith_compress_options options = c->arguments->options;
-  const pith_array weights = pith_array_matrix(c->queries.head_weights, PITH_F32, c->heads.layers, c->heads.kv_heads);
-  if (c->queries.head_weights) options.head_weights = &weights;
+  if (c->queries.head_weights.data) options.head_weights = &c->queries.head_weights;
   return pith_llama_compress(c->session->context, c->arguments->output, c->state, &c->heads, &c->rows, c->cells,
                              c->queries.array.data ? &c->asked : NULL, c->query_start, &options, &c->summary,
                              &c->null_keys);
@@ -242,7 +251,9 @@ static int report(compression *c) {
     if (c->queries.array.data)
       fprintf(out, "queries: %s (%.1f s); mean error over those held out %.4g, %.2g of it by folding weights\n",
               c->queries.source, c->queries.seconds, error, fold);
-    if (!isnan(info.predicted_kl)) fprintf(out, "predicted KL %.4g\n", info.predicted_kl);
+    if (!isnan(info.predicted_kl))
+      fprintf(out, "predicted KL %.4g%s\n", info.predicted_kl,
+              c->arguments->calibration ? "; queries of another text promise several times too little" : "");
     fprintf(out, "%s, %.1f s\n", c->arguments->output, c->seconds);
   }
   return EXIT_DONE;
@@ -254,6 +265,9 @@ static int check_usage(const cli_command *command, const llama_arguments *a) {
   if (!a->output) return usage_error(command, "compress: -o OUT is missing");
   if (sizes != 1) return usage_error(command, "compress: give one of --ratio, --cells and --bytes");
   if (a->queries && a->calibration) return usage_error(command, "compress: give --queries or --calibration, not both");
+  if (a->head_weights && !a->queries && !a->calibration)
+    return usage_error(command,
+                       "compress: --head-weights goes with --queries or --calibration; our runner has its own");
   return EXIT_DONE;
 }
 
@@ -310,13 +324,16 @@ int llama_calibrate(cli_session *session) {
   llama_queries queries = {0};
   lm_tokens tokens = {0};
   int code = session_output(session, "-o", a->output);
+  if (!code && a->head_weights) code = session_output(session, "--head-weights", a->head_weights);
   if (!code) code = encode(session, &tokens);
   const size_t count = tokens.count < a->tokens ? tokens.count : a->tokens;
   if (!code && count < LEAST)
     code = session_error(session, EXIT_INPUT, "--text %s: %zu tokens; %d are needed", a->text, count, LEAST);
   if (!code) code = llama_record(session, tokens.id, count, &queries);
   if (!code) {
-    const pith_status status = pith_npy_write(session->context, a->output, &queries.array);
+    pith_status status = pith_npy_write(session->context, a->output, &queries.array);
+    if (status >= 0 && a->head_weights)
+      status = pith_npy_write(session->context, a->head_weights, &queries.head_weights);
     if (status < 0) code = session_fail(session, status);
   }
   if (!code && session->common->json) {

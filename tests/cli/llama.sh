@@ -33,7 +33,16 @@ for a in (k, v):
 open("long.state", "wb").write(out)
 other = bytearray(out)
 for i in range(n): other[12 + 4 * i] = 122
-open("other.state", "wb").write(other)'
+open("other.state", "wb").write(other)
+layer = 12 + heads * d * 2 * n
+small = bytearray(out)
+start = len(out) - 2 * layers * layer
+open("fewer.state", "wb").write(out[:start - 4] + struct.pack("<I", 2) + out[start:start + 2 * layer] + out[-2 * layer:])
+wide = heads * d // 2
+row = struct.pack("<IQ", 1, wide * 2) + b"\0" * (wide * 2 * n)
+open("narrow.state", "wb").write(out[:start] + 2 * layers * row)
+small[start + 12:start + 14] = b"\xff\xff"
+open("nan.state", "wb").write(small)'
 quietly llama compress long.state --model M.gguf --ratio 1/4 -o small.state --json --refine 20
 cp .out report.json
 check has report.json engine queries query_seconds cells_before cells null_keys file_bytes_before file_bytes ratio probe_error fold_error predicted_kl seed seconds
@@ -49,10 +58,13 @@ check true small.json 'r["cells"] == 48 and r["tokens"] == 192 and r["first_posi
 quietly llama compress long.state --model M.gguf --cells 24 --queries d/q.npy --refine 0 -o again.state --json
 cp .out again.json
 check true again.json 'r["queries"] == "recorded" and r["cells"] == 24'
-quietly llama calibrate --model M.gguf --text text.txt --tokens 192 -o c.npy
+quietly llama calibrate --model M.gguf --text text.txt --tokens 192 -o c.npy --head-weights w.npy
 quietly llama compress small.state --model M.gguf --cells 24 --calibration c.npy --refine 0 -o again.state --json
 cp .out again.json
-check true again.json 'r["queries"] == "calibration" and r["cells_before"] == 48'
+check true again.json 'r["queries"] == "calibration" and r["cells_before"] == 48 and r["predicted_kl"] is None'
+quietly llama compress long.state --model M.gguf --ratio 1/4 --calibration c.npy --head-weights w.npy --refine 20 -o again.state --json
+cp .out again.json
+check true again.json 'r["predicted_kl"] > 0'
 quietly llama compress long.state --model M.gguf --bytes 100K --engine recent -o recent.state --json
 cp .out recent.json
 check true recent.json 'r["queries"] == "none" and 90000 < r["file_bytes"] <= 102400'
@@ -80,4 +92,11 @@ try llama compress long.state --model M.gguf --ratio 1/4 --queries d/k.npy -o x
 quietly llama calibrate --model M.gguf --text text.txt --tokens 150 -o few.npy
 try llama compress small.state --model M.gguf --cells 24 --calibration few.npy -o x
 try llama compress other.state --model M.gguf --ratio 1/4 -o x
+try llama compress fewer.state --model M.gguf --ratio 1/4 -o x
+try llama compress narrow.state --model M.gguf --ratio 1/4 -o x
+try llama compress nan.state --model M.gguf --ratio 1/4 -o x
+try llama compress nan.state --model M.gguf --ratio 1/4 --engine recent -o x
+try llama compress old.state --model M.gguf --ratio 1/4 -o x
+try llama compress long.state --model M.gguf --ratio 1/4 --head-weights w.npy -o x
+try llama compress long.state --model M.gguf --ratio 1/4 --calibration c.npy --head-weights c.npy -o x
 try llama calibrate --model M.gguf --text cut.state --tokens 16 -o x
