@@ -29,6 +29,9 @@ static const cli_option size_options[] = {
      FIELD(ratio), .most = 1, .open = false},
     {"cells", 0, OPTION_COUNT, "N", "cells that are kept", FIELD(cells), .least = 1},
     {"bytes", 0, OPTION_SIZE, "SIZE", "size of the new file at most: 4096, 64K, 8MiB", FIELD(bytes), .least = 1},
+    {"kl", 0, OPTION_REAL, "AIM",
+     "as few cells as a predicted KL of at most AIM takes, by the heads that make most of it", FIELD(kl), .most = 10,
+     .open = true},
     {.name = NULL}};
 
 static const cli_option method_options[] = {
@@ -81,7 +84,7 @@ const cli_command command_llama = {
     .summary = "shrink prompts that llama.cpp has saved",
     .usage =
         "inspect~STATE~[--json] | compress~STATE~--model~M.gguf~(--ratio~R~| --cells~N~| "
-        "--bytes~SIZE)~[--queries~Q.npy~| --calibration~F.npy]~-o~OUT | "
+        "--bytes~SIZE~| --kl~AIM)~[--queries~Q.npy~| --calibration~F.npy]~-o~OUT | "
         "calibrate~--model~M.gguf~--text~FILE~-o~F.npy [OPTION]...",
     .description =
         "llama.cpp saves what it has read as a sequence state (llama_state_seq_save_file, also the slots of\n"

@@ -9,7 +9,7 @@
 typedef struct llama_arguments {
   common_arguments common;
   const char *model, *queries, *calibration, *head_weights, *text, *output;
-  double ratio;
+  double ratio, kl;
   size_t cells, bytes, tokens;
   pith_compress_options options;
 } llama_arguments;

@@ -57,16 +57,16 @@ typedef struct compression {
   pith_llama_rows rows;
   llama_queries queries;
   pith_array asked; /* those of the queries that may be used */
-  size_t query_start, cells, null_keys;
+  size_t query_start, cells, null_keys, matter;
   pith_summary *summary;
   double seconds;
 } compression;
 
 enum { LEAST_QUERIES = 16 };
 
-static bool needs_queries(const compression *c) {
-  const char *engine = c->arguments->options.engine;
-  return c->cells < c->state->cells && (!engine || (strcmp(engine, "recent") != 0 && strcmp(engine, "exact") != 0));
+static bool engine_asks(const llama_arguments *a) {
+  const char *engine = a->options.engine;
+  return !engine || (strcmp(engine, "recent") != 0 && strcmp(engine, "exact") != 0);
 }
 
 static int open_recorded(compression *c, const char *option, const char *path, const char *source) {
@@ -149,7 +149,7 @@ static int recompute(compression *c) {
 
 static int find_queries(compression *c) {
   const llama_arguments *a = c->arguments;
-  if (!needs_queries(c)) {
+  if (c->cells >= c->state->cells || !engine_asks(a)) {
     c->queries.source = "none";
     return EXIT_DONE;
   }
@@ -173,6 +173,7 @@ static int find_cells(compression *c) {
   const llama_arguments *a = c->arguments;
   const size_t have = c->state->cells, fixed = pith_llama_state_bytes(c->state, 0),
                each = pith_llama_state_bytes(c->state, 1) - fixed;
+  if (a->kl > 0) return EXIT_DONE; /* later, by the queries */
   c->cells = a->cells;
   if (a->ratio > 0) c->cells = (size_t)llround(a->ratio * (double)have);
   if (a->bytes > 0) c->cells = a->bytes > fixed ? (a->bytes - fixed) / each : 0;
@@ -201,9 +202,13 @@ static int open_all(compression *c) {
 }
 
 static pith_status compress(compression *c) {
-  pith_compress_options options = c->arguments->options;
+  const llama_arguments *a = c->arguments;
+  pith_compress_options options = a->options;
   if (c->queries.head_weights.data) options.head_weights = &c->queries.head_weights;
-  return pith_llama_compress(c->session->context, c->arguments->output, c->state, &c->heads, &c->rows, c->cells,
+  if (a->kl > 0)
+    PITH_TRY(pith_llama_aim(c->session->context, &c->heads, &c->rows, &c->asked, c->query_start, &options, a->kl,
+                            &c->cells, &c->matter));
+  return pith_llama_compress(c->session->context, a->output, c->state, &c->heads, &c->rows, c->cells,
                              c->queries.array.data ? &c->asked : NULL, c->query_start, &options, &c->summary,
                              &c->null_keys);
 }
@@ -240,6 +245,7 @@ static int report(compression *c) {
     json_object_set_new(object, "probe_error", json_number(error));
     json_object_set_new(object, "fold_error", json_number(fold));
     json_object_set_new(object, "predicted_kl", json_number(info.predicted_kl));
+    if (c->matter > 0) json_object_set_new(object, "heads_that_matter", json_count(c->matter));
     json_object_set_new(object, "seed", json_count((size_t)info.seed));
     json_object_set_new(object, "seconds", json_number(c->seconds));
     json_print(object, c->session->out);
@@ -251,6 +257,9 @@ static int report(compression *c) {
     if (c->queries.array.data)
       fprintf(out, "queries: %s (%.1f s); mean error over those held out %.4g, %.2g of it by folding weights\n",
               c->queries.source, c->queries.seconds, error, fold);
+    if (c->matter > 0)
+      fprintf(out, "%zu of %zu heads make most of the loss, and were asked how many cells it takes\n", c->matter,
+              c->heads.layers * c->heads.kv_heads);
     if (!isnan(info.predicted_kl))
       fprintf(out, "predicted KL %.4g%s\n", info.predicted_kl,
               c->arguments->calibration ? "; queries of another text promise several times too little" : "");
@@ -260,10 +269,13 @@ static int report(compression *c) {
 }
 
 static int check_usage(const cli_command *command, const llama_arguments *a) {
-  const int sizes = (a->ratio > 0) + (a->cells > 0) + (a->bytes > 0);
+  const int sizes = (a->ratio > 0) + (a->cells > 0) + (a->bytes > 0) + (a->kl > 0);
   if (!a->model) return usage_error(command, "compress: --model M.gguf is missing");
   if (!a->output) return usage_error(command, "compress: -o OUT is missing");
-  if (sizes != 1) return usage_error(command, "compress: give one of --ratio, --cells and --bytes");
+  if (sizes != 1) return usage_error(command, "compress: give one of --ratio, --cells, --bytes and --kl");
+  if (a->kl > 0 && !engine_asks(a)) return usage_error(command, "compress: --kl needs an engine that looks at queries");
+  if (a->kl > 0 && (a->queries || a->calibration) && !a->head_weights)
+    return usage_error(command, "compress: --kl beside --queries or --calibration needs --head-weights too");
   if (a->queries && a->calibration) return usage_error(command, "compress: give --queries or --calibration, not both");
   if (a->head_weights && !a->queries && !a->calibration)
     return usage_error(command,

@@ -361,24 +361,30 @@ pith_status pith_llama_rewrite(pith_context *context, const char *path, const pi
   return status;
 }
 
-pith_status pith_llama_compress(pith_context *context, const char *path, const pith_llama_state *state,
-                                const pith_llama_heads *heads, const pith_llama_rows *rows, size_t cells,
-                                const pith_array *queries, size_t query_start, const pith_compress_options *options,
-                                pith_summary **summary, size_t *null_keys) {
+pith_compress_options pith_llama_options(const pith_llama_heads *heads, const pith_compress_options *options,
+                                         const pith_array *queries, size_t query_start) {
   pith_compress_options o = *options;
   o.store = PITH_F32;
   o.budget = PITH_BUDGET_EVEN;
   o.scale = heads->scale;
   o.fold_weights = queries != NULL;
-  if (cells == state->cells)
-    o.engine = "exact";
-  else
-    o.points = cells;
   if (queries) {
     o.rope = heads->rope;
     o.rope_base = heads->rope_base;
     o.query_start = query_start;
   }
+  return o;
+}
+
+pith_status pith_llama_compress(pith_context *context, const char *path, const pith_llama_state *state,
+                                const pith_llama_heads *heads, const pith_llama_rows *rows, size_t cells,
+                                const pith_array *queries, size_t query_start, const pith_compress_options *options,
+                                pith_summary **summary, size_t *null_keys) {
+  pith_compress_options o = pith_llama_options(heads, options, queries, query_start);
+  if (cells == state->cells)
+    o.engine = "exact";
+  else
+    o.points = cells;
   pith_summary *made = NULL;
   PITH_TRY(pith_compress(context, &rows->keys, &rows->values, queries, &o, &made));
   pith_status status =

@@ -36,6 +36,17 @@ pith_status pith_llama_rewrite(pith_context *context, const char *path, const pi
                                const pith_array *queries, size_t query_start, size_t horizon, size_t sinks,
                                size_t *null_keys);
 
+/* Options as rewriting takes them: of those given engine, sinks, window, horizon, samples, refine, seed and head
+ * weights count. */
+pith_compress_options pith_llama_options(const pith_llama_heads *heads, const pith_compress_options *options,
+                                         const pith_array *queries, size_t query_start);
+
+/* About the fewest cells whose predicted KL (theory 4.8) is at most `aim`, all of them if no fewer do; found on the few
+ * heads that make most of it (*matter). `options` must have head weights. */
+pith_status pith_llama_aim(pith_context *context, const pith_llama_heads *heads, const pith_llama_rows *rows,
+                           const pith_array *queries, size_t query_start, const pith_compress_options *options,
+                           double aim, size_t *cells, size_t *matter);
+
 /* The whole way: `cells` points for every head, by `options` (engine, sinks, window, horizon, samples, refine, seed;
  * the rest is set here), written to `path`. Of `queries` row r was asked from position query_start + r, by
  * pith_llama_queries; NULL: none. All cells: they are written as they are. */

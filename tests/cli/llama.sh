@@ -68,6 +68,15 @@ check true again.json 'r["predicted_kl"] > 0'
 quietly llama compress long.state --model M.gguf --bytes 100K --engine recent -o recent.state --json
 cp .out recent.json
 check true recent.json 'r["queries"] == "none" and 90000 < r["file_bytes"] <= 102400'
+quietly llama compress long.state --model M.gguf --kl 0.0002 --refine 0 -o aimed.state --json
+cp .out aimed.json
+check true aimed.json '0.00005 < r["predicted_kl"] <= 0.00022 and 22 < r["cells"] < 192 and 0 < r["heads_that_matter"] < 8'
+quietly llama compress long.state --model M.gguf --kl 0.0001 --refine 0 -o aimed.state --json
+cp .out closer.json
+"$PYTHON" -c '
+import json
+few, many = (json.load(open(name))["cells"] for name in ("aimed.json", "closer.json"))
+print("more cells for less" if few < many else (few, many))'
 
 # What is refused, and nothing is left behind.
 head -c 5000 f16.state >cut.state
@@ -86,6 +95,8 @@ try llama compress f16.state --model M.gguf -o x
 try llama compress f16.state --ratio 1/2 -o x
 try llama compress f16.state --model M.gguf --ratio 1/2
 try llama compress f16.state --model M.gguf --ratio 1/2 --cells 2 -o x
+try llama compress f16.state --model M.gguf --kl 0.01 --engine recent -o x
+try llama compress f16.state --model M.gguf --kl 0.01 --queries d/q.npy -o x
 try llama compress cut.state --model M.gguf --ratio 1/2 -o x
 try llama compress long.state --model M.gguf --bytes 1K -o x
 try llama compress long.state --model M.gguf --ratio 1/4 --queries d/k.npy -o x
