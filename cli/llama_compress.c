@@ -91,35 +91,56 @@ static int open_weights(compression *c) {
   return code;
 }
 
-/* The keys that our runner gives for the tokens of the file must be those in the file, but for rounding. */
-static int check_keys(compression *c) {
-  enum { LAYERS_LOOKED_AT = 2 };
-  const double most = 0.5; /* of the norm; engines differ by a few hundredths */
-  pith_array keys, values;
-  pith_status status = lm_session_arrays(c->session->context, c->queries.session, &keys, &values, NULL);
-  const size_t n = c->state->cells, d = c->heads.key_size;
-  if (status < 0) return session_fail(c->session, status);
-  if (n != c->rows.length) return EXIT_DONE; /* rewritten before: rows are not those of tokens */
-  float *ours = allocate_zero(2 * n * d, sizeof *ours), *theirs = ours + n * d;
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < LAYERS_LOOKED_AT && status >= 0; i++) {
-    const size_t layer = i * (c->heads.layers - 1);
-    const pith_array a = pith_array_head(&keys, layer, 0), b = pith_array_head(&c->rows.keys, layer, 0);
-    status = pith_array_to_f32(c->session->context, &a, "keys of the model", 1, ours);
-    if (status >= 0) status = pith_array_to_f32(c->session->context, &b, "keys of the state", 1, theirs);
-    for (size_t j = 0; j < n * d && status >= 0; j++) {
-      difference += (ours[j] - theirs[j]) * (double)(ours[j] - theirs[j]);
-      norm += (double)ours[j] * ours[j];
+/* The row of a head that differs most from that of the runner, in parts of the root mean square norm of the head's. */
+static pith_status differ_most(pith_context *context, const pith_array *ours, const pith_array *theirs,
+                               const char *what, float *room, size_t *row, double *most) {
+  const size_t n = ours->shape[0], d = ours->shape[1];
+  float *a = room, *b = room + n * d;
+  double norm = 0, largest = -1;
+  PITH_TRY(pith_array_to_f32(context, ours, what, 1, a));
+  PITH_TRY(pith_array_to_f32(context, theirs, what, 1, b));
+  for (size_t i = 0; i < n; i++) {
+    double difference = 0;
+    for (size_t j = i * d; j < (i + 1) * d; j++) {
+      difference += (a[j] - b[j]) * (double)(a[j] - b[j]);
+      norm += (double)a[j] * a[j];
     }
+    if (difference <= largest) continue;
+    largest = difference;
+    *row = i;
   }
-  free(ours);
-  if (status < 0) return session_fail(c->session, status);
-  if (sqrt(difference) <= most * sqrt(norm)) return EXIT_DONE;
-  return session_error(
-      c->session, EXIT_INPUT,
-      "%s: its keys differ by %.0f %% from those that %s gives for its tokens: another model, or other "
-      "tokens",
-      c->session->operands[1], 100 * sqrt(difference / norm), c->arguments->model);
+  *most = norm > 0 ? sqrt(largest * (double)n / norm) : largest;
+  return PITH_OK;
+}
+
+/* Keys and values that our runner gives for the tokens of the file must be those in the file, but for rounding. */
+static int check_rows(compression *c) {
+  const double most = 0.5; /* engines differ by a tenth in the worst row of a model of four bits a weight */
+  const size_t n = c->state->cells, heads = c->heads.kv_heads;
+  if (n != c->rows.length) return EXIT_DONE; /* rewritten before: rows are not those of tokens */
+  pith_array keys, values;
+  pith_context *context = c->session->context;
+  pith_status status = lm_session_arrays(context, c->queries.session, &keys, &values, NULL);
+  float *room = allocate_zero(2 * n * pith_max_size(c->heads.key_size, c->heads.value_size), sizeof *room);
+  int code = EXIT_DONE;
+  for (size_t i = 0; i < 2 * c->heads.layers * heads && status >= 0 && !code; i++) {
+    const bool of_keys = i % 2 == 0;
+    const size_t layer = i / 2 / heads, head = i / 2 % heads;
+    const pith_array ours = pith_array_head(of_keys ? &keys : &values, layer, head),
+                     theirs = pith_array_head(of_keys ? &c->rows.keys : &c->rows.values, layer, head);
+    size_t row = 0;
+    double difference = 0;
+    status = differ_most(context, &ours, &theirs, of_keys ? "keys of the state" : "values of the state", room, &row,
+                         &difference);
+    if (status < 0 || difference <= most) continue;
+    code = session_error(c->session, EXIT_INPUT,
+                         "%s: %s at position %zu in layer %zu, head %zu differ by %.0f %% from what %s gives for its "
+                         "tokens: another model, other tokens, or numbers that were changed",
+                         c->session->operands[1], of_keys ? "keys" : "values", row, layer, head, 100 * difference,
+                         c->arguments->model);
+  }
+  free(room);
+  return status < 0 ? session_fail(c->session, status) : code;
 }
 
 /* Positions are numbers of tokens, unless a server has put something else in their place. */
@@ -142,7 +163,7 @@ static int recompute(compression *c) {
                            c->session->operands[1], i, (int)token);
   }
   if (!code) code = llama_record(c->session, tokens, count, &c->queries);
-  if (!code) code = check_keys(c);
+  if (!code) code = check_rows(c);
   free(tokens);
   return code;
 }

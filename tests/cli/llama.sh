@@ -41,6 +41,10 @@ open("fewer.state", "wb").write(out[:start - 4] + struct.pack("<I", 2) + out[sta
 wide = heads * d // 2
 row = struct.pack("<IQ", 1, wide * 2) + b"\0" * (wide * 2 * n)
 open("narrow.state", "wb").write(out[:start] + 2 * layers * row)
+late = start + 3 * layer + 12 + heads * d * 2 * 77
+changed = bytearray(out)
+changed[late:late + 2 * d] = changed[late + 640:late + 640 + 2 * d]
+open("changed.state", "wb").write(changed)
 small[start + 12:start + 14] = b"\xff\xff"
 open("nan.state", "wb").write(small)'
 quietly llama compress long.state --model M.gguf --ratio 1/4 -o small.state --json --refine 20
@@ -105,6 +109,7 @@ try llama compress small.state --model M.gguf --cells 24 --calibration few.npy -
 try llama compress other.state --model M.gguf --ratio 1/4 -o x
 try llama compress fewer.state --model M.gguf --ratio 1/4 -o x
 try llama compress narrow.state --model M.gguf --ratio 1/4 -o x
+try llama compress changed.state --model M.gguf --ratio 1/4 -o x
 try llama compress nan.state --model M.gguf --ratio 1/4 -o x
 try llama compress nan.state --model M.gguf --ratio 1/4 --engine recent -o x
 try llama compress old.state --model M.gguf --ratio 1/4 -o x
