@@ -47,7 +47,8 @@ static pith_menu menu_of(const pith_cache *cache, size_t index, pith_option *roo
     const cache_option *option = &head->menu[i];
     pith_dtype store = (pith_dtype)option->store;
     size_t points = pith_min_size(rows, (size_t)floor(option->fraction * (double)rows + 0.5));
-    room[i] = (pith_option){points, store, points * point_bytes(cache, store), weight * option->cost};
+    room[i] = (pith_option){
+        .points = points, .store = store, .bytes = points * point_bytes(cache, store), .cost = weight * option->cost};
   }
   pith_menu menu = {head->menu_count, room};
   pith_menu_hull(&menu);
