@@ -120,6 +120,93 @@ static void test_ball(void **state) {
   test_context_free(context);
 }
 
+/* ---- Gaussian ---- */
+
+enum { FIRST = 11, DRAWN = 400 }; /* rows of the first fold, whose queries make the law */
+
+/* Root mean square error over queries drawn from the law in parts of the bound; *head: what the cache says of itself.
+ * The law is that of the queries of the first rows folded: mean + sum_i normal_i (query_i - mean) / sqrt(FIRST). */
+static double rms_share(pith_context *context, const char *engine, kind k, double length, uint64_t seed,
+                        pith_cache_head *head) {
+  static float keys[BLOCK * BLOCKS * D], values[BLOCK * BLOCKS * D], queries[BLOCK * BLOCKS * D];
+  static float drawn[DRAWN * D], got[DRAWN * D], wanted[DRAWN * D];
+  pith_stream random = pith_stream_make(seed, PITH_STREAM_TEST, 11);
+  pith_cache_options o = usual(engine, seed);
+  o.query_model = PITH_QUERIES_GAUSSIAN;
+  o.recent = 64;
+  pith_cache *cache = NULL;
+  assert_ok(context, pith_cache_create(context, &o, &cache));
+  for (size_t t = 0; t < BLOCK * BLOCKS; t++) {
+    token(&random, k, t, keys + t * D, values + t * D);
+    for (size_t j = 0; j < D; j++)
+      queries[t * D + j] = (float)(length * (pith_random_gaussian(&random, 300000 + t * D + j) * 0.5 + (j == 0)));
+  }
+  for (size_t t = 0; t < BLOCK * BLOCKS; t += BLOCK) {
+    pith_array key = pith_array_matrix(keys + t * D, PITH_F32, BLOCK, D);
+    pith_array value = pith_array_matrix(values + t * D, PITH_F32, BLOCK, D);
+    pith_array query = pith_array_matrix(queries + t * D, PITH_F32, BLOCK, D);
+    assert_ok(context, pith_cache_push(context, cache, 0, &key, &value, &query));
+    assert_ok(context, pith_cache_fold(context, cache, PITH_CACHE_ALL));
+  }
+  double mean[D] = {0};
+  for (size_t i = 0; i < FIRST * D; i++) mean[i % D] += queries[D + i] / (double)FIRST;
+  for (size_t r = 0; r < DRAWN; r++)
+    for (size_t j = 0; j < D; j++) {
+      double sum = mean[j];
+      for (size_t i = 0; i < FIRST; i++)
+        sum += pith_random_gaussian(&random, 500000 + r * FIRST + i) * (queries[D + i * D + j] - mean[j]) / sqrt(FIRST);
+      drawn[r * D + j] = (float)sum;
+    }
+  pith_array all = pith_array_matrix(keys, PITH_F32, BLOCK * BLOCKS, D), asked;
+  pith_array all_values = pith_array_matrix(values, PITH_F32, BLOCK * BLOCKS, D);
+  asked = pith_array_matrix(drawn, PITH_F32, DRAWN, D);
+  pith_attention_options exact;
+  pith_attention_options_init(&exact);
+  exact.scale = 1;
+  assert_ok(context, pith_attention_compute(context, &asked, &all, &all_values, &exact, wanted));
+  for (size_t r = 0; r < DRAWN; r++) {
+    pith_array one = pith_array_matrix(drawn + r * D, PITH_F32, 1, D);
+    assert_ok(context, pith_cache_attend(context, cache, 0, &one, got + r * D, NULL));
+  }
+  assert_ok(context, pith_cache_look(context, cache, 0, 0, head, NULL));
+  pith_cache_free(cache);
+  return pith_error_measure(wanted, got, DRAWN, D).rms / head->gaussian.bound;
+}
+
+/* The bound holds on every kind of stream, also where it says nothing: it is then not called certified. The negative
+ * control is a thousandth of it. */
+static void test_law(void **state) {
+  (void)state;
+  enum { RUNS = 20 };
+  pith_context *context = test_context(1);
+  const char *engines[] = {"halving", "nystrom", "uniform"};
+  for (size_t e = 0; e < 3; e++)
+    for (int k = 0; k < KINDS; k++) {
+      size_t said = 0, control = 0;
+      double worst = 0;
+      for (uint64_t run = 0; run < RUNS; run++) {
+        pith_cache_head head;
+        double share = rms_share(context, engines[e], (kind)k, 1, 5000 + run, &head);
+        assert_int_equal(head.gaussian.kind, PITH_CERTIFICATE_GAUSSIAN);
+        said += head.gaussian.certified != 0;
+        control += share > 1e-3;
+        worst = fmax(worst, share);
+        if (!head.ball.certified && head.gaussian.certified)
+          assert_int_equal(head.binding.kind, PITH_CERTIFICATE_GAUSSIAN);
+      }
+      print_message("%s, %s: root mean square at most %.3f of its bound, certified in %zu of %d\n", engines[e],
+                    names[k], worst, said, RUNS);
+      assert_true(worst <= 1);
+      if (k == SMOOTH) assert_true(control == RUNS && said > 0);
+    }
+  pith_cache_head head;
+  (void)rms_share(context, "uniform", GROWING, 8, 1, &head); /* logits of 30: nothing can be said, and that is said */
+  assert_int_equal(head.gaussian.certified, 0);
+  assert_int_equal(head.binding.certified, 0);
+  assert_true(head.gaussian.bound >= head.gaussian.trivial);
+  test_context_free(context);
+}
+
 /* ---- Probes ---- */
 
 enum { ASKED = BLOCK, PROBES = 9 };
@@ -184,6 +271,7 @@ static void test_coverage(void **state) {
 
 int main(void) {
   test_skip_unless_isa();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ball), cmocka_unit_test(test_coverage)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ball), cmocka_unit_test(test_law),
+                                     cmocka_unit_test(test_coverage)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

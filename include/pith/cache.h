@@ -53,7 +53,7 @@ typedef struct pith_cache_options {
   double rho;     /* ball: largest query norm after scaling; 0: the largest seen before the first fold, or 2 */
   size_t refine;  /* nystrom with samples: gradient steps when folding; default 0 */
 
-  int certify;       /* ball bounds are kept up: every fold then takes time quadratic in its rows. Default 0 */
+  int certify;       /* ball and Gaussian bounds are kept up: a fold then takes time quadratic in its rows. Default 0 */
   size_t probes;     /* held-out queries of each kv head, drawn before the first fold, for the probe certificate and
                         menus; their exact answers are kept up. Default 64 */
   double confidence; /* of the probe certificate; default 0.9 */
@@ -149,7 +149,7 @@ typedef struct pith_cache_head {
   pith_dtype store;
   size_t bytes;
   double probe_error; /* mean over the probes; NaN without */
-  pith_certificate binding, ball, probe;
+  pith_certificate binding, ball, gaussian, probe;
 } pith_cache_head;
 
 PITH_API PITH_CHECK pith_status pith_cache_look(pith_context *context, const pith_cache *cache, size_t layer,

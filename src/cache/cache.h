@@ -16,7 +16,7 @@
 enum {
   CACHE_MENU = 24,   /* options of a head's menu at most */
   CACHE_MODEL = 64,  /* bytes of a model's name, with its end */
-  CACHE_LAMBDAS = 4, /* kernels that ball bounds are kept for */
+  CACHE_LAMBDAS = 5, /* kernels that bounds are kept for (promise.h) */
   CACHE_LEAST_CHUNK = 16,
   CACHE_MOST_CHUNK = 512,
   CACHE_MOST_ROWS = 1 << 20, /* of window, samples, probes; and of heads */

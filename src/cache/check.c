@@ -127,9 +127,10 @@ static bool promise_fits(const pith_cache *cache, size_t index) {
   if (!p || p->set == 0) return true;
   bool fits = p->set == 1 && p->d == (double)cache->options.d && p->dv == (double)cache->options.dv && p->rho > 0 &&
               isfinite(p->rho) && p->balance > 0 && isfinite(p->balance) && p->tokens >= 0 && p->first > 0 &&
-              finite_f64((const double *)(p + 1), 2 * cache->options.d + cache->options.dv);
-  for (size_t k = 0; k < CACHE_LAMBDAS; k++)
-    fits = fits && p->lambda2[k] > 0 && isfinite(p->lambda2[k]) && p->change[k] >= 0 && p->sum[k] >= 0;
+              p->reach >= 0 && (p->lawful == 0 || p->lawful == 1) && p->mass >= 0 &&
+              finite_f64((const double *)(p + 1), 4 * cache->options.d + cache->options.dv);
+  for (size_t k = 0; k < CACHE_BALLS; k++) fits = fits && p->lambda2[k] > 0 && isfinite(p->lambda2[k]);
+  for (size_t k = 0; k < CACHE_LAMBDAS; k++) fits = fits && p->change[k] >= 0 && p->sum[k] >= 0;
   return fits;
 }
 

@@ -140,8 +140,8 @@ static pith_status reduce(pith_context *context, cache_work *w) {
   bool turn = head->menu_count == 0 || folds < MENU_ALWAYS || (folds + w->index) % 2 == 0;
   bool measures = pith_cache_measures(cache) && turn && w->queries.held_count > 0 && rows > 0;
   size_t tried = measures ? pith_cache_menu_most(w, wanted) : 0, most = wanted < rows ? wanted : 0;
-  pith_cache_promise_begin(cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
-                           w->values + w->first * cache->options.dv, w->leaving);
+  PITH_TRY(pith_cache_promise_begin(context, cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
+                                    w->values + w->first * cache->options.dv, w->leaving));
   most = pith_max_size(most, tried);
   if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
   if (measures) PITH_TRY(pith_cache_make_menu(context, w, tried));
@@ -173,7 +173,7 @@ static pith_status apply(pith_context *context, pith_cache *cache, cache_work *w
     PITH_TRY(pith_cache_sample(context, cache, w->index, &w->queries));
   pith_cache_probes_begin(cache, w->index, &w->queries, head->folded + w->leaving + o->window);
   pith_cache_probes_see(cache, w->index, w->keys + w->first * o->d, w->values + w->first * o->dv, w->leaving);
-  pith_cache_promise_count(cache, w->index, w->keys + w->first * o->d, w->leaving);
+  pith_cache_promise_count(cache, w->index, w->keys + w->first * o->d, w->values + w->first * o->dv, w->leaving);
   cache_promise *promise = pith_cache_promise(cache, w->index);
   for (size_t k = 0; promise && k < CACHE_LAMBDAS; k++) {
     promise->change[k] += w->reduction.change[k];

@@ -20,15 +20,20 @@ static bool watches(const pith_cache *cache) {
   return cache->engine == &pith_engine_heavy || cache->engine == &pith_engine_accumulated;
 }
 
+/* Its kernel is that of the query model. */
+static bool models(const pith_cache *cache) {
+  return cache->engine == &pith_engine_nystrom || cache->engine == &pith_engine_halving;
+}
+
 bool pith_cache_demands(const pith_cache *cache) {
   pith_query_kind kind = cache->options.query_model;
   return watches(cache) || cache->options.budget == PITH_BUDGET_SPREAD || cache->options.store == PITH_STORE_AUTO ||
-         (cache->engine == &pith_engine_nystrom && (kind == PITH_QUERIES_SAMPLES || kind == PITH_QUERIES_GAUSSIAN));
+         (models(cache) && (kind == PITH_QUERIES_SAMPLES || kind == PITH_QUERIES_GAUSSIAN));
 }
 
 bool pith_cache_records(const pith_cache *cache) {
-  bool may = cache->engine == &pith_engine_nystrom && cache->options.query_model != PITH_QUERIES_BALL;
-  return may || pith_cache_demands(cache) || cache->options.probes > 0;
+  bool may = models(cache) && cache->options.query_model != PITH_QUERIES_BALL;
+  return may || pith_cache_demands(cache) || cache->options.probes > 0 || cache->options.certify;
 }
 
 void pith_cache_read_query(const pith_cache *cache, const cache_query *query, double position, float *out) {
