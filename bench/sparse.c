@@ -3,141 +3,48 @@
  * bench_sparse DATA [RELATIVE [NAME]]
  *                           shares of keys that a relative error (default .01) needs, beside other ways to choose keys;
  *                           arrays DATA/NAME_q.npy, _k, _v: (layers, heads, n, d), default those of the shipped data
- * bench_sparse --speed [N]  time against exact attention of the same rows in turn, N keys (default 131072), one thread,
- *                           eight queries of one key head */
-#include "sparsity/sparse.h"
-
-#include <math.h>
-#include <string.h>
-
-#include "bench.h"
-#include "summary/store.h"
-
-static double now(void) { return seconds(CLOCK_THREAD_CPUTIME_ID); }
-
-static void *take(size_t count, size_t size) {
-  void *out = aligned_alloc(64, (count * size + 64) / 64 * 64);
-  if (!out) exit(1);
-  memset(out, 0, count * size);
-  return out;
-}
+ * bench_sparse --speed [STORE-D-KEYS]
+ *                           time against exact attention of the same rows in turn, 131072 keys, one thread, eight
+ *                           queries of one key head; of one row alone, such as f16-64-topics */
+#include "long_cache.h"
 
 /* ---- Speed ---- */
 
-/* How the keys of a long cache lie: in topics that a query asks one of, in one Gaussian cloud with sharp queries
- * (heavy tails, no neighbourhoods), or with queries so short that all keys count. */
-typedef enum shape { TOPICS, SHARP, FLAT, SHAPES } shape;
-static const char *const shape_names[SHAPES] = {"topics", "sharp", "flat"};
-
-enum { GROUP = 8, TOPIC = 512, PASSES = 9 };
-
-static void make_keys(shape kind, size_t n, size_t d, float *keys, float *queries) {
-  pith_stream stream = pith_stream_make(7, PITH_STREAM_TEST, (uint32_t)kind), centres = stream;
-  centres.object += 100;
-  for (size_t i = 0; i < n; i++)
-    for (size_t j = 0; j < d; j++) {
-      float x = (float)pith_random_gaussian(&stream, i * d + j);
-      if (kind == TOPICS) x = 0.4F * x + (float)pith_random_gaussian(&centres, i / TOPIC * d + j);
-      keys[i * d + j] = x;
-    }
-  /* Logits deviate by `sigma`. */
-  const double sigma = kind == FLAT ? 0.5 : kind == SHARP ? 4 : 6;
-  for (size_t q = 0; q < GROUP; q++)
-    for (size_t j = 0; j < d; j++) {
-      double own = pith_random_gaussian(&stream, (n + q) * d + j) / sqrt((double)d);
-      double common = pith_random_gaussian(&stream, (n + GROUP) * d + j) / sqrt((double)d);
-      queries[q * d + j] = (float)(sigma * (0.5 * own + sqrt(0.75) * common));
-    }
-}
-
-static int by_value(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
+enum { LONG = 131072, TURNS = 61 };
 
 static void speed_of(pith_context *context, pith_dtype dtype, shape kind, size_t n, size_t d) {
-  float *random = take(n * d, sizeof *random), *queries = take(GROUP * d, sizeof *queries);
-  float *exact = take(GROUP * d, sizeof *exact), *sparse = take(GROUP * d, sizeof *sparse);
-  size_t row = pith_store_row_bytes(dtype, d), scales = pith_store_scales(dtype, d);
-  char *keys = take(n, row), *values = take(n, row);
-  uint16_t *key_scales = take(n * scales + 1, sizeof *key_scales),
-           *value_scales = take(n * scales + 1, sizeof *key_scales);
-  make_keys(kind, n, d, random, queries);
-  check(pith_store_write(context, "keys", dtype, random, n, d, keys, key_scales), context, "keys");
-  pith_stream stream = pith_stream_make(8, PITH_STREAM_TEST, 0);
-  for (size_t i = 0; i < n * d; i++)
-    random[i] =
-        (float)(pith_random_gaussian(&stream, i) + pith_random_gaussian(&stream, n * d + i / (d * 64) * d + i % d));
-  check(pith_store_write(context, "values", dtype, random, n, d, values, value_scales), context, "values");
-  free(random);
-  pith_rows rows = {.keys = keys,
-                    .values = values,
-                    .key_stride = (ptrdiff_t)row,
-                    .value_stride = (ptrdiff_t)row,
-                    .dtype = dtype,
-                    .count = n,
-                    .d = d,
-                    .dv = d,
-                    .key_scales = scales ? key_scales : NULL,
-                    .value_scales = scales ? value_scales : NULL};
-  pith_sparse_head head = {.memory = pith_memory_share(context)};
-  double start = now();
-  check(pith_sparse_head_append(context, &head, &rows, 0), context, "index");
-  double built = now() - start;
-  check(pith_attend_rows(context, &rows, queries, GROUP, exact), context, "exact");
-  double length = 0;
+  long_cache c = long_cache_make(context, dtype, kind, n, d);
+  double exact = INFINITY, sparse = INFINITY;
+  for (size_t turn = 0; turn < TURNS; turn++) {
+    exact = fmin(exact, long_cache_exact(context, &c));
+    sparse = fmin(sparse, long_cache_sparse(context, &c));
+  }
+  size_t read = 0, exactly = 0;
   for (size_t q = 0; q < GROUP; q++) {
-    double square = 0;
-    for (size_t j = 0; j < d; j++) square += (double)exact[q * d + j] * (double)exact[q * d + j];
-    length += sqrt(square) / GROUP;
+    read += c.account[q].read;
+    exactly += c.account[q].exact != 0;
   }
-  pith_sparse_account account[GROUP];
-  pith_sparse_job job = {.rows = rows,
-                         .head = &head,
-                         .heads = GROUP,
-                         .queries = 1,
-                         .query = queries,
-                         .eps = 0.01 * length,
-                         .out = sparse,
-                         .account = account};
-  double exact_times[PASSES], sparse_times[PASSES];
-  for (size_t pass = 0; pass < PASSES; pass++) {
-    start = now();
-    check(pith_attend_rows(context, &rows, queries, GROUP, exact), context, "exact");
-    exact_times[pass] = now() - start;
-    start = now();
-    check(pith_sparse_jobs(context, &job, 1), context, "sparse");
-    sparse_times[pass] = now() - start;
-  }
-  qsort(exact_times, PASSES, sizeof(double), by_value);
-  qsort(sparse_times, PASSES, sizeof(double), by_value);
-  pith_error error = pith_error_measure(exact, sparse, GROUP, d);
-  printf("%-5s %4zu %-7s | %8.2f %8.2f %6.2f | %8.2f %8.2f %6.2f | %6.3f %5s %9.5f | %8.1f %6.1f\n",
-         pith_dtype_name(dtype), d, shape_names[kind], 1e3 * exact_times[PASSES / 2], 1e3 * sparse_times[PASSES / 2],
-         exact_times[PASSES / 2] / sparse_times[PASSES / 2], 1e3 * exact_times[0], 1e3 * sparse_times[0],
-         exact_times[0] / sparse_times[0], (double)account[0].read / (double)n, account[0].exact ? "exact" : "tail",
-         error.relative, 1e9 * built / (double)n, (double)pith_sparse_head_bytes(&head) / (double)n);
+  pith_error error = pith_error_measure(c.exact, c.sparse, GROUP, d);
+  printf("%-5s %4zu %-7s | %8.2f %8.2f %6.2f | %6.3f %6zu %9.5f | %8.0f %6.1f\n", pith_dtype_name(dtype), d,
+         shape_names[kind], 1e3 * exact, 1e3 * sparse, exact / sparse, (double)read / (double)(GROUP * n), exactly,
+         error.relative, 1e9 * c.built / (double)n, (double)pith_sparse_head_bytes(&c.head) / (double)n);
   fflush(stdout);
-  pith_sparse_head_free(&head);
-  pith_memory_unshare(head.memory);
-  free(keys);
-  free(values);
-  free(key_scales);
-  free(value_scales);
-  free(queries);
-  free(exact);
-  free(sparse);
+  long_cache_free(&c);
 }
 
-static void speed(pith_context *context, size_t n) {
-  printf("decode, n = %zu, 8 queries of one key head, one thread, eps = 1 %% of the mean answer, %s\n", n,
+static void speed(pith_context *context, const char *only) {
+  printf("decode, n = %d, 8 queries of one key head, one thread, eps = 1 %% of the mean answer, %s\n", LONG,
          pith_isa_name());
-  printf("%-5s %4s %-7s | %17s %6s | %17s %6s | %6s %5s %9s | %8s %6s\n", "store", "d", "keys", "median ms, sparse",
-         "ratio", "best ms, sparse", "ratio", "read", "kind", "rel.error", "build ns", "bytes");
+  printf("%-5s %4s %-7s | %8s %8s %6s | %6s %6s %9s | %8s %6s\n", "store", "d", "keys", "exact ms", "sparse", "ratio",
+         "read", "exact", "rel.error", "build ns", "bytes");
   const pith_dtype stores[] = {PITH_F32, PITH_F16, PITH_Q8};
   for (size_t t = 0; t < sizeof stores / sizeof *stores; t++)
     for (size_t d = 64; d <= 128; d *= 2)
-      for (shape kind = 0; kind < SHAPES; kind++) speed_of(context, stores[t], kind, n, d);
+      for (shape kind = 0; kind < SHAPES; kind++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s-%zu-%s", pith_dtype_name(stores[t]), d, shape_names[kind]);
+        if (!only || strcmp(only, name) == 0) speed_of(context, stores[t], kind, LONG, d);
+      }
 }
 
 /* ---- Real heads ---- */
@@ -340,6 +247,7 @@ static void real_heads(pith_context *context, const char *folder, const real *wh
                              .eps = eps,
                              .each = way != 1,
                              .always = true,
+                             .fine = true,
                              .out = out,
                              .account = account};
       check(pith_sparse_jobs(context, &job, 1), context, "sparse");
@@ -379,7 +287,7 @@ int main(int argc, char **argv) {
   pith_context *context = NULL;
   check(pith_context_create(NULL, &context), context, "context");
   if (argc > 1 && strcmp(argv[1], "--speed") == 0)
-    speed(context, argc > 2 ? (size_t)strtoull(argv[2], NULL, 10) : 131072);
+    speed(context, argc > 2 ? argv[2] : NULL);
   else if (argc > 1) {
     static const real known[] = {{"byte3m_text", "byte-lm, prose"},
                                  {"byte3m_rep200", "byte-lm, a repeated string"},
@@ -389,7 +297,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < (argc > 3 ? 1 : sizeof known / sizeof *known); i++)
       real_heads(context, argv[1], argc > 3 ? &given : &known[i], relative, argc > 4);
   } else {
-    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME]] | --speed [N]\n");
+    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME]] | --speed [STORE-D-KEYS]\n");
     return 2;
   }
   pith_context_free(context);

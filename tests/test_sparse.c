@@ -25,29 +25,49 @@ static double distance(const float *a, const double *b, size_t count) {
 static void code_logits_are_products(void **state) {
   (void)state;
   const pith_kernels *kernels = pith_kernels_active();
-  enum { ROWS = 64, MOST = 130 };
-  static int8_t codes[ROWS * MOST];
-  static int16_t queries[PITH_MAX_GROUP * MOST];
+  enum { ROWS = 64, MOST = 132 };
+  static uint8_t codes[ROWS * MOST];
+  static int8_t queries[PITH_MAX_GROUP * MOST], remainders[PITH_MAX_GROUP * MOST];
   float scales[ROWS], weights[ROWS], query_scale[PITH_MAX_GROUP], offsets[PITH_MAX_GROUP],
       logits[PITH_MAX_GROUP * ROWS];
+  int32_t starts[2 * PITH_MAX_GROUP];
   pith_stream stream = pith_stream_make(3, PITH_STREAM_TEST, 0);
-  for (size_t d = 2; d <= MOST; d += d < 8 ? 2 : 61)
+  for (size_t d = 4; d <= MOST; d += 64)
     for (size_t group = 1; group <= PITH_MAX_GROUP; group++) {
-      d += d % 2;
-      for (size_t i = 0; i < ROWS * d; i++) codes[i] = (int8_t)((int)pith_random_below(&stream, i, 255) - 127);
-      for (size_t i = 0; i < group * d; i++)
-        queries[i] = (int16_t)((int)pith_random_below(&stream, 1000000 + i, 65535) - 32767);
+      const bool fine = group % 2 == d / 64 % 2;
+      for (size_t i = 0; i < ROWS * d; i++) codes[i] = (uint8_t)(1 + pith_random_below(&stream, i, 255));
+      for (size_t i = 0; i < group * d; i++) {
+        queries[i] = (int8_t)((int)pith_random_below(&stream, 1000000 + i, 255) - 127);
+        remainders[i] = (int8_t)((int)pith_random_below(&stream, 3000000 + i, 256) - 128);
+      }
+      memset(starts, 0, sizeof starts);
+      for (size_t i = 0; i < group * d; i++) {
+        starts[i / d] -= PITH_CODE_ZERO * queries[i];
+        starts[group + i / d] -= PITH_CODE_ZERO * remainders[i];
+      }
       for (size_t i = 0; i < ROWS; i++)
         scales[i] = (float)pith_random_uniform(&stream, 2000000 + i), weights[i] = (float)i;
-      for (size_t q = 0; q < group; q++) query_scale[q] = 0x1p-20F * (float)(q + 1), offsets[q] = 3 - (float)q;
-      kernels->code_logits(&(pith_code_block){group, d, ROWS, queries, query_scale, codes, scales,
-                                              group % 2 ? weights : NULL, group % 3 ? offsets : NULL, logits});
+      for (size_t q = 0; q < group; q++) query_scale[q] = 0x1p-12F * (float)(q + 1), offsets[q] = 3 - (float)q;
+      kernels->code_logits(&(pith_code_block){.group = group,
+                                              .d = d,
+                                              .rows = ROWS,
+                                              .queries = queries,
+                                              .remainders = fine ? remainders : NULL,
+                                              .starts = starts,
+                                              .query_scale = query_scale,
+                                              .codes = codes,
+                                              .ahead = group % 3 == 1 ? codes : NULL,
+                                              .scales = scales,
+                                              .log_weights = group % 2 ? weights : NULL,
+                                              .offsets = group % 3 ? offsets : NULL,
+                                              .logits = logits});
       for (size_t q = 0; q < group; q++)
         for (size_t row = 0; row < ROWS; row++) {
           double sum = 0;
-          for (size_t j = 0; j < d; j++)
-            sum += (double)queries[q * d + j] *
-                   (double)codes[(row / PITH_CODED * d + j / 2 * 2) * PITH_CODED + row % PITH_CODED * 2 + j % 2];
+          for (size_t j = 0; j < d; j++) {
+            int level = codes[pith_sparse_code_place(d, row, j)] - PITH_CODE_ZERO;
+            sum += ((double)queries[q * d + j] + (fine ? (double)remainders[q * d + j] / 256 : 0)) * (double)level;
+          }
           sum = sum * (double)scales[row] * (double)query_scale[q] + (group % 2 ? (double)weights[row] : 0) +
                 (group % 3 ? (double)offsets[q] : 0);
           assert_true(fabs((double)logits[q * ROWS + row] - sum) <= 4e-7 * (fabs(sum) + 64));
@@ -209,7 +229,8 @@ typedef struct tally {
 } tally;
 
 /* Asks, and holds every answer against double precision. `damage`: 1 spoils the index, as a negative control. */
-static void ask(pith_context *context, const cache *c, double eps, bool each, bool clustered, bool damage, tally *t) {
+static void ask(pith_context *context, const cache *c, double eps, bool each, bool fine, bool clustered, bool damage,
+                tally *t) {
   const size_t count = c->heads * c->queries;
   float *out = malloc(count * c->dv * sizeof *out);
   unsigned char *marks = malloc(count * c->n);
@@ -220,8 +241,8 @@ static void ask(pith_context *context, const cache *c, double eps, bool each, bo
   else
     assert_ok(context, pith_sparse_head_append(context, &head, &c->rows, 0));
   if (damage) {
-    head.values.spread = head.means.spread = head.residual_squares = 0;
-    head.most_residual = 0;
+    head.values.spread = head.means.spread = head.residual_squares = head.code_squares = 0;
+    head.most_residual = head.most_code = 0;
     for (size_t p = 0; p < head.blocks; p++) head.block[p].residual = head.block[p].value_radius = 0;
   }
   pith_sparse_job job = {.rows = c->rows,
@@ -232,6 +253,7 @@ static void ask(pith_context *context, const cache *c, double eps, bool each, bo
                          .eps = eps,
                          .each = each,
                          .always = true,
+                         .fine = fine,
                          .out = out,
                          .account = account,
                          .marks = marks};
@@ -293,7 +315,7 @@ static void bounds_hold(void **state) {
       c.log_weight = test_gaussian(trial, n, 1);
       c.rows.log_weight = c.log_weight;
     }
-    ask(context, &c, eps[trial / KINDS % 4], trial % 3 == 0, trial % 5 == 0, false, &t);
+    ask(context, &c, eps[trial / KINDS % 4], trial % 3 == 0, trial % 2 == trial / KINDS % 2, trial % 5 == 0, false, &t);
     free_cache(&c);
   }
   print_message("%zu queries: read %.3f of the keys, %zu exact, largest error / bound %.3f\n", t.queries,
@@ -314,7 +336,7 @@ static void damage_is_seen(void **state) {
   tally t = {0};
   for (uint64_t trial = 0; trial < 20; trial++) {
     cache c = make_cache(50 + trial, AGAINST, 256, 8, 4, 4, 8, 2);
-    ask(context, &c, 0.01, false, false, true, &t);
+    ask(context, &c, 0.01, false, trial % 2 == 0, false, true, &t);
     free_cache(&c);
   }
   assert_true(t.bad_bound * 2 > t.queries);
@@ -332,7 +354,7 @@ static void stores_are_bounded(void **state) {
         tally t = {0};
         cache c = make_cache(70 + s, k == 0 ? SHARP : PLAIN, 700, shapes[k][0], shapes[k][1], 8, 3, 2.5);
         restore(context, &c, stores[s]);
-        ask(context, &c, 0.3, each, false, false, &t);
+        ask(context, &c, 0.3, each, each, false, false, &t);
         assert_int_equal(t.bad_bound, 0);
         assert_int_equal(t.bad_tail, 0);
         assert_int_equal(t.certified, t.queries);
@@ -351,7 +373,7 @@ static void few_keys_are_read(void **state) {
   for (size_t k = 0; k < 2; k++) {
     tally t = {0};
     cache c = make_cache(90, kinds[k], 4096, 32, 32, 4, 2, 5);
-    ask(context, &c, 0.05, true, false, false, &t);
+    ask(context, &c, 0.05, true, true, false, false, &t);
     assert_int_equal(t.bad_bound, 0);
     assert_true(t.read * 3 < t.seen);
     free_cache(&c);
@@ -396,6 +418,7 @@ static void answer_is_the_reference(void **state) {
                          .query = c.query,
                          .eps = 0.25,
                          .always = true,
+                         .fine = true,
                          .out = out,
                          .account = &account,
                          .marks = marks};

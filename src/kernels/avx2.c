@@ -116,21 +116,21 @@ static inline float v_largest(vector a) {
   return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
 
-/* Pairs of small integers, one pair to a lane. */
-typedef __m256i pairs;
-static inline pairs p_zero(void) { return _mm256_setzero_si256(); }
-static inline pairs p_load(const int8_t *from) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)from));
+/* Eight integers; where codes are multiplied, four of eight bits in each. */
+typedef __m256i integers;
+static inline integers i_load(const uint8_t *from) { return _mm256_loadu_si256((const __m256i *)(const void *)from); }
+static inline integers i_set(int32_t four) { return _mm256_set1_epi32(four); }
+/* sum + the products of four unsigned codes and four signed numbers */
+static inline integers i_add_products(integers sum, integers code, integers four) {
+  integers even = _mm256_srai_epi16(_mm256_slli_epi16(four, 8), 8), odd = _mm256_srai_epi16(four, 8);
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(code, _mm256_set1_epi16(255)), even));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_srli_epi16(code, 8), odd));
 }
-static inline pairs p_set(int32_t pair) { return _mm256_set1_epi32(pair); }
-static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-#define p_add_products_fused p_add_products
-#define code_logits_fused code_logits_plain
-#define CODE_LOGITS_FUSED
-static inline bool p_fused(void) { return false; }
-static inline vector p_to_f32(pairs a) { return _mm256_cvtepi32_ps(a); }
+#define i_add_products_fused i_add_products
+#define CODE_LOGITS_FUSED \
+  static void code_logits_fused(const pith_code_block *block) { CODE_LOGITS(false) }
+static inline bool i_fused(void) { return false; }
+static inline vector i_to_f32(integers a) { return _mm256_cvtepi32_ps(a); }
 /* Bits of the lanes where a >= b; a, but 0 in such lanes. */
 static inline unsigned v_reaches(vector a, vector b) {
   return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));

@@ -93,25 +93,26 @@ static inline vector v_zero_below(vector a, vector x, float bound) {
 static inline float v_sum(vector a) { return _mm512_reduce_add_ps(a); }
 static inline float v_largest(vector a) { return _mm512_reduce_max_ps(a); }
 
-/* Pairs of small integers, one pair to a lane. */
-typedef __m512i pairs;
-static inline pairs p_zero(void) { return _mm512_setzero_si512(); }
-static inline pairs p_load(const int8_t *from) {
-  return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)from));
+/* Sixteen integers; where codes are multiplied, four of eight bits in each. */
+typedef __m512i integers;
+static inline integers i_load(const uint8_t *from) { return _mm512_loadu_si512(from); }
+static inline integers i_set(int32_t four) { return _mm512_set1_epi32(four); }
+/* sum + the products of four unsigned codes and four signed numbers */
+static inline integers i_add_products(integers sum, integers code, integers four) {
+  integers even = _mm512_srai_epi16(_mm512_slli_epi16(four, 8), 8), odd = _mm512_srai_epi16(four, 8);
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_and_si512(code, _mm512_set1_epi16(255)), even));
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16(code, 8), odd));
 }
-static inline pairs p_set(int32_t pair) { return _mm512_set1_epi32(pair); }
-static inline pairs p_add_products(pairs sum, pairs a, pairs b) {
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+__attribute__((target("avx512vnni"))) static inline integers i_add_products_fused(integers sum, integers code,
+                                                                                  integers four) {
+  return _mm512_dpbusd_epi32(sum, code, four);
 }
-__attribute__((target("avx512vnni"))) static inline pairs p_add_products_fused(pairs sum, pairs a, pairs b) {
-  return _mm512_dpwssd_epi32(sum, a, b);
-}
-static inline bool p_fused(void) { return __builtin_cpu_supports("avx512vnni"); }
+static inline bool i_fused(void) { return __builtin_cpu_supports("avx512vnni"); }
 #define CODE_LOGITS_FUSED                                                                             \
   __attribute__((target("avx512vnni"))) static void code_logits_fused(const pith_code_block *block) { \
     CODE_LOGITS(true)                                                                                 \
   }
-static inline vector p_to_f32(pairs a) { return _mm512_cvtepi32_ps(a); }
+static inline vector i_to_f32(integers a) { return _mm512_cvtepi32_ps(a); }
 /* Bits of the lanes where a >= b; a, but 0 in such lanes. */
 static inline unsigned v_reaches(vector a, vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static inline vector v_clear(vector a, unsigned lanes) { return _mm512_maskz_mov_ps((__mmask16)~lanes, a); }

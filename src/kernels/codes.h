@@ -1,44 +1,58 @@
 /* codes.h - logits of keys in small integers, and their parting; written like vector.h, which includes it. */
 
-/* Every lane is a key: the two columns of a pair are multiplied and added in one step, and no sum crosses lanes. */
-ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width, bool fused) {
-  const int8_t *codes = block->codes + row / PITH_CODED * PITH_CODED * block->d + 2 * (row % PITH_CODED);
-  const int16_t *query[PITH_MAX_GROUP];
-  pairs sum[PITH_MAX_GROUP];
+/* Every lane is a key: the columns of a step are multiplied and added in it, and no sum crosses lanes. */
+ALWAYS_INLINE void code_sums(const pith_code_block *block, const int8_t *queries, const int32_t *starts, size_t row,
+                             int width, bool fused, integers *sum) {
+  const uint8_t *codes =
+      block->codes + row / PITH_CODED * PITH_CODED * block->d + PITH_CODE_COLUMNS * (row % PITH_CODED);
+  const int8_t *query[PITH_MAX_GROUP];
   UNROLL for (int q = 0; q < width; q++) {
-    query[q] = block->queries + ((size_t)q < block->group ? (size_t)q : 0) * block->d;
-    sum[q] = p_zero();
+    size_t number = (size_t)q < block->group ? (size_t)q : 0;
+    query[q] = queries + number * block->d;
+    sum[q] = i_set(starts[number]);
   }
-  for (size_t column = 0; column < block->d; column += 2, codes += 2 * PITH_CODED) {
-    pairs code = p_load(codes);
+  for (size_t column = 0; column < block->d; column += PITH_CODE_COLUMNS, codes += PITH_CODE_COLUMNS * PITH_CODED) {
+    integers code = i_load(codes);
     UNROLL for (int q = 0; q < width; q++) {
-      int32_t pair;
-      memcpy(&pair, query[q] + column, sizeof pair);
-      sum[q] = fused ? p_add_products_fused(sum[q], code, p_set(pair)) : p_add_products(sum[q], code, p_set(pair));
+      int32_t four;
+      memcpy(&four, query[q] + column, sizeof four);
+      sum[q] = fused ? i_add_products_fused(sum[q], code, i_set(four)) : i_add_products(sum[q], code, i_set(four));
     }
+  }
+}
+
+ALWAYS_INLINE void code_tile(const pith_code_block *block, size_t row, int width, bool fused) {
+  integers sum[PITH_MAX_GROUP];
+  vector product[PITH_MAX_GROUP];
+  code_sums(block, block->queries, block->starts, row, width, fused, sum);
+  UNROLL for (int q = 0; q < width; q++) product[q] = i_to_f32(sum[q]);
+  if (block->remainders) {
+    code_sums(block, block->remainders, block->starts + block->group, row, width, fused, sum);
+    UNROLL for (int q = 0; q < width; q++) product[q] = v_fma(i_to_f32(sum[q]), v_set(1 / 256.0F), product[q]);
   }
   vector scale = v_load(block->scales + row), more = v_zero();
   if (block->log_weights) more = v_load(block->log_weights + row);
   UNROLL for (int q = 0; q < width; q++) {
     if ((size_t)q >= block->group) break;
-    vector logit = v_mul(p_to_f32(sum[q]), scale), offset = block->offsets ? v_set(block->offsets[q]) : v_zero();
-    logit = v_fma(logit, v_set(block->query_scale[q]), offset);
+    vector offset = block->offsets ? v_set(block->offsets[q]) : v_zero();
+    vector logit = v_fma(v_mul(product[q], scale), v_set(block->query_scale[q]), offset);
     v_store(block->logits + (size_t)q * block->rows + row, v_add(logit, more));
   }
 }
 
-#define CODE_LOGITS(fused)                                                                                            \
-  for (size_t row = 0; row < block->rows; row += LANES) {                                                             \
-    const char *ahead = (const char *)block->codes + (row + PITH_SPLIT * 4) * block->d; /* harmless beyond the end */ \
-    for (size_t i = 0; i < LANES * block->d; i += 64) __builtin_prefetch(ahead + i, 0, 2);                            \
-    if (block->group > 4)                                                                                             \
-      code_tile(block, row, 8, fused);                                                                                \
-    else if (block->group > 2)                                                                                        \
-      code_tile(block, row, 4, fused);                                                                                \
-    else if (block->group == 2)                                                                                       \
-      code_tile(block, row, 2, fused);                                                                                \
-    else                                                                                                              \
-      code_tile(block, row, 1, fused);                                                                                \
+#define CODE_LOGITS(fused)                                                                         \
+  for (size_t row = 0; row < block->rows; row += LANES) {                                          \
+    if (block->ahead)                                                                              \
+      for (size_t i = 0; i < LANES * block->d; i += 64)                                            \
+        __builtin_prefetch(block->ahead + row * block->d + i, 0, 2); /* harmless beyond the end */ \
+    if (block->group > 4)                                                                          \
+      code_tile(block, row, 8, fused);                                                             \
+    else if (block->group > 2)                                                                     \
+      code_tile(block, row, 4, fused);                                                             \
+    else if (block->group == 2)                                                                    \
+      code_tile(block, row, 2, fused);                                                             \
+    else                                                                                           \
+      code_tile(block, row, 1, fused);                                                             \
   }
 
 CODE_LOGITS_FUSED /* where the instruction set has it */
@@ -48,7 +62,7 @@ CODE_LOGITS_FUSED /* where the instruction set has it */
 }
 
 static void code_logits(const pith_code_block *block) {
-  if (p_fused())
+  if (i_fused())
     code_logits_fused(block);
   else
     code_logits_plain(block);

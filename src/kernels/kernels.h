@@ -70,17 +70,21 @@ typedef struct pith_sketch_kernels {
 
 #define PITH_LEAST_GAMMA 0x1p-40
 
-/* Logits of keys kept in small integers (sparsity/index.h), for up to PITH_MAX_GROUP queries. Codes lie in tiles of
- * PITH_CODED keys: two columns of all keys of the tile, then the next two. */
-enum { PITH_CODED = 16, PITH_SPLIT = 64 };
+/* Logits of keys kept in small integers (sparsity/index.h), for up to PITH_MAX_GROUP queries. Codes are integers of
+ * -127 .. 127 plus PITH_CODE_ZERO and lie in tiles of PITH_CODED keys: four columns of all keys of the tile, then the
+ * next four. */
+enum { PITH_CODED = 16, PITH_CODE_COLUMNS = 4, PITH_CODE_ZERO = 128, PITH_SPLIT = 64 };
 
 static inline size_t pith_padded_group(size_t group) { return group > 4 ? 8 : group > 2 ? 4 : group; }
 
 typedef struct pith_code_block {
-  size_t group, d, rows;    /* d even; rows: a multiple of PITH_CODED */
-  const int16_t *queries;   /* (group, d): |query| * 127 * d < 2^31 */
+  size_t group, d, rows;    /* multiples: d of PITH_CODE_COLUMNS, rows of PITH_CODED */
+  const int8_t *queries;    /* (group, d): |query| * 128 * d < 2^31 */
+  const int8_t *remainders; /* (group, d): what is added to the queries, in 256ths; NULL: nothing */
+  const int32_t *starts;    /* (2, group): -PITH_CODE_ZERO times the sum of a query's numbers, then of its remainders */
   const float *query_scale; /* (group) */
-  const int8_t *codes;
+  const uint8_t *codes;
+  const uint8_t *ahead;     /* codes that are wanted soon, or NULL */
   const float *scales;      /* (rows) */
   const float *log_weights; /* (rows), or NULL */
   const float *offsets;     /* (group): of the logits of all keys; NULL: 0 */

@@ -195,15 +195,19 @@ static void attend_q4(const pith_attend_block *block) { attend(block, widen_q4);
 
 static void code_logits(const pith_code_block *block) {
   for (size_t row = 0; row < block->rows; row++) {
-    const int8_t *code = block->codes + row / PITH_CODED * PITH_CODED * block->d + 2 * (row % PITH_CODED);
+    const uint8_t *code =
+        block->codes + row / PITH_CODED * PITH_CODED * block->d + PITH_CODE_COLUMNS * (row % PITH_CODED);
     for (size_t q = 0; q < block->group; q++) {
-      const int16_t *query = block->queries + q * block->d;
-      int32_t sum = 0;
-      for (size_t i = 0; i < block->d; i += 2)
-        sum += query[i] * code[i * PITH_CODED] + query[i + 1] * code[i * PITH_CODED + 1];
+      int64_t sum = 0, rest = 0;
+      for (size_t i = 0; i < block->d; i++) {
+        int level = code[i / PITH_CODE_COLUMNS * PITH_CODE_COLUMNS * PITH_CODED + i % PITH_CODE_COLUMNS];
+        sum += block->queries[q * block->d + i] * (level - PITH_CODE_ZERO);
+        if (block->remainders) rest += block->remainders[q * block->d + i] * (level - PITH_CODE_ZERO);
+      }
       float more = block->log_weights ? block->log_weights[row] : 0;
       float offset = block->offsets ? block->offsets[q] : 0;
-      block->logits[q * block->rows + row] = (float)sum * block->scales[row] * block->query_scale[q] + offset + more;
+      block->logits[q * block->rows + row] =
+          ((float)sum + (float)rest / 256) * block->scales[row] * block->query_scale[q] + offset + more;
     }
   }
 }

@@ -16,7 +16,7 @@ enum { PITH_HIDDEN, PITH_WHOLE, PITH_PART }; /* how much of a block is seen */
 
 typedef struct pith_sparse_space {             /* arrays of one choice; P blocks */
   float *query, *turned, *positive, *negative; /* (group, d) */
-  int16_t *code;                               /* (group, code_d) */
+  int8_t *code, *remainder;                    /* (group, code_d): codes of the turned queries */
   float *upper;                                /* (P, width): no logit of the block is above */
   float *centre, *mean;                        /* (P, width): logit of its mean key; not above the mean logit */
   float *weight;                               /* (P, width): what its unread keys weigh */
@@ -51,17 +51,20 @@ typedef struct pith_sparse_choice {
   const pith_sparse_head *head;
   const pith_kernels *kernels;
   pith_sparse_space space;
-  size_t group, width;         /* width: as the kernels pad it */
-  size_t blocks;               /* those that can be seen come before this */
-  size_t closed;               /* blocks seen whole and not opened */
-  size_t first, last, visible; /* rows seen lie in first .. last-1; how many */
-  bool mapped;                 /* space.seen says which; else all of first .. last-1 */
+  size_t group, width;                    /* width: as the kernels pad it */
+  size_t blocks;                          /* those that can be seen come before this */
+  size_t closed;                          /* blocks seen whole and not opened */
+  size_t first, last, visible;            /* rows seen lie in first .. last-1; how many */
+  bool mapped;                            /* space.seen says which; else all of first .. last-1 */
+  int32_t code_start[2 * PITH_MAX_GROUP]; /* as pith_code_block has them */
+  bool fine;                              /* queries have remainders */
   float code_scale[PITH_MAX_GROUP], threshold[PITH_MAX_GROUP];
   double most_reads;              /* more would cost more than exact attention */
   double ignored[PITH_MAX_GROUP]; /* weight of a key, over exp(threshold), below which blocks are not summed */
   double offset[PITH_MAX_GROUP];  /* |answer - anchor|, as the look has it */
   double norm[PITH_MAX_GROUP];    /* |query|, rounded up */
-  double slack[PITH_MAX_GROUP];   /* error of a logit by rounding and the query's own code, for a key of norm 1 */
+  double lost[PITH_MAX_GROUP];    /* |query - its code| */
+  double slack[PITH_MAX_GROUP];   /* error of a logit by rounding, for a key of norm 1 */
   size_t chosen;
 } pith_sparse_choice;
 
@@ -70,6 +73,7 @@ typedef struct pith_sparse_look {
   size_t blocks[PITH_SPARSE_LOOKS], count;
   double times[PITH_SPARSE_LOOKS]; /* how many blocks each stands for */
   bool all;                        /* no open block is missing */
+  bool rough;                      /* asked only whether it would be far too much */
 } pith_sparse_look;
 
 /* ---- look.c ---- */
@@ -84,8 +88,9 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *loo
 
 /* ---- pass.c ---- */
 
-/* Logits (group, PITH_SPARSE_BLOCK) of block p by its codes; -infinity where a key is not seen. */
-void pith_sparse_block_logits(const pith_sparse_choice *c, size_t p, float *logits);
+/* Logits (group, PITH_SPARSE_BLOCK) of block p by its codes; -infinity where a key is not seen. `soon`: a block whose
+ * codes are wanted a little later; p: none. */
+void pith_sparse_block_logits(const pith_sparse_choice *c, size_t p, size_t soon, float *logits);
 /* Of block p, for each query: more, not less than e^delta - 1 with delta the most by which the logits of its codes err;
  * rest, the same without the product of query and residuals. The sums of weights are rough too. */
 void pith_sparse_doubt(const pith_sparse_choice *c, size_t p, double more[PITH_MAX_GROUP], double rest[PITH_MAX_GROUP]);

@@ -6,9 +6,10 @@
  * The first sum is U' w for the matrix U of all u_i: at most spread * |w|, where spread^2 is the largest eigenvalue
  * of U'U, kept by the index; in blocks of which nothing is read, w may be replaced by w - its mean, since there
  * sum u = 0. It is also at most sum_T w |u|.
- * Of the second, w - ^w = ^w (<q, r> + rest), r = key - code. With R_p the matrix of the r of block p, what is linear
- * is sum_p (v_p - O) <q, R_p' ^w_p>, at most |q| |^w| (max_p |R_p| |[v_p - a]_p| + |O - a| sqrt(sum_p |R_p|^2)) in
- * spectral norms. The rest, or if that is less all of it, is bounded term by term. */
+ * Of the second, w - ^w = ^w (<q, r> + <e, x> + rest), r = key - code, e = query - its code, x = code - mean of keys.
+ * With R_p the matrix of the r of block p, what is linear in r is sum_p (v_p - O) <q, R_p' ^w_p>, at most |q| |^w|
+ * (max_p |R_p| |[v_p - a]_p| + |O - a| sqrt(sum_p |R_p|^2)) in spectral norms; the same holds of e and x. The rest, or
+ * if that is less all of it, is bounded term by term. */
 #include <math.h>
 #include <string.h>
 
@@ -24,8 +25,11 @@ static double norm(const float *x, size_t count) {
 double pith_sparse_tail_error(const pith_sparse_choice *c, const pith_sparse_tail *tail, size_t q, double offset) {
   const pith_sparse_head *head = c->head;
   double spread = sqrt(head->values.spread) * (sqrt(tail->square[q]) + sqrt(tail->doubt_square[q]));
-  double linear = (double)head->most_residual * sqrt(head->means.spread) + offset * sqrt(head->residual_squares);
-  double together = c->norm[q] * sqrt(tail->codes[q]) * linear + tail->rest_offset[q] + tail->rest[q] * offset;
+  const double means = sqrt(head->means.spread);
+  const double of_keys = (double)head->most_residual * means + offset * sqrt(head->residual_squares);
+  const double of_query = (double)head->most_code * means + offset * sqrt(head->code_squares);
+  double together = sqrt(tail->codes[q]) * (c->norm[q] * of_keys + c->lost[q] * of_query) + tail->rest_offset[q] +
+                    tail->rest[q] * offset;
   double apart = tail->doubt_offset[q] + tail->doubt[q] * offset;
   return fmin(spread, tail->radius[q]) + fmin(together, apart);
 }

@@ -123,7 +123,7 @@ static size_t draw(frame *f, const double *points, size_t draws) {
     }
     float logits[PITH_MAX_GROUP * BLOCK];
     double code[BLOCK], sum = 0;
-    pith_sparse_block_logits(c, p, logits);
+    pith_sparse_block_logits(c, p, p, logits);
     for (size_t i = 0; i < BLOCK; i++) {
       code[i] = logits[i] >= c->threshold[0] ? 0 : exp((double)logits[i] - (double)c->threshold[0]);
       sum += code[i];

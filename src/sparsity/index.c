@@ -139,8 +139,8 @@ static void write_codes(pith_context *context, pith_sparse_head *head, size_t nu
   const double rounding = (turns ? log2((double)d) + 3 : 1) * PITH_UNIT * (double)block->radius;
   if (turns) pith_turn(keys, PITH_SPARSE_BLOCK, d);
   double longest = 0, *difference = head->spare;
-  int8_t *codes = head->codes + number * PITH_SPARSE_BLOCK * code_d;
-  memset(codes, 0, PITH_SPARSE_BLOCK * code_d);
+  uint8_t *codes = head->codes + number * PITH_SPARSE_BLOCK * code_d;
+  memset(codes, PITH_CODE_ZERO, PITH_SPARSE_BLOCK * code_d);
   for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++) {
     const float *key = keys + i * d;
     float largest = 0;
@@ -150,7 +150,7 @@ static void write_codes(pith_context *context, pith_sparse_head *head, size_t nu
     for (size_t j = 0; j < d; j++) {
       float level = rintf(key[j] * inverse);
       level = level < -127 ? -127 : level > 127 ? 127 : level;
-      codes[(i / PITH_CODED * code_d + j / 2 * 2) * PITH_CODED + i % PITH_CODED * 2 + j % 2] = (int8_t)level;
+      codes[pith_sparse_code_place(code_d, i, j)] = (uint8_t)(level + PITH_CODE_ZERO);
       difference[i * d + j] = (double)key[j] - (double)scale * (double)level;
       error += difference[i * d + j] * difference[i * d + j];
     }
@@ -162,6 +162,13 @@ static void write_codes(pith_context *context, pith_sparse_head *head, size_t nu
   block->residual_spread = up(spread + sqrt((double)PITH_SPARSE_BLOCK) * rounding);
   head->most_residual = fmaxf(head->most_residual, block->residual_spread);
   head->residual_squares += (double)block->residual_spread * (double)block->residual_spread;
+
+  for (size_t i = 0; i < PITH_SPARSE_BLOCK; i++)
+    for (size_t j = 0; j < d; j++) difference[i * d + j] = (double)keys[i * d + j] - longest * difference[i * d + j];
+  block->code_spread = up(largest_singular_value(
+      context, difference, d, (double)block->radius + (double)block->residual, difference + PITH_SPARSE_BLOCK * d));
+  head->most_code = fmaxf(head->most_code, block->code_spread);
+  head->code_squares += (double)block->code_spread * (double)block->code_spread;
 }
 
 static void add_values(pith_context *context, pith_sparse_head *head, const float *values, const float *mean) {
@@ -291,7 +298,7 @@ static void refresh(pith_context *context, pith_sparse_head *head, size_t first)
 static pith_status begin(pith_context *context, pith_sparse_head *head, const pith_rows *rows) {
   head->d = rows->d;
   head->dv = rows->dv;
-  head->code_d = rows->d + rows->d % 2;
+  head->code_d = pith_sparse_code_width(rows->d);
   head->dtype = rows->dtype;
   head->weighted = rows->log_weight != NULL;
   const size_t block = PITH_SPARSE_BLOCK, square = head->dv * head->dv;
@@ -421,8 +428,8 @@ pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *he
     halve(&c, head->order, count);
     clear_gram(&head->values, head->dv);
     head->anchored = 0;
-    head->most_residual = 0;
-    head->residual_squares = head->box_reach = head->ball_reach = 0;
+    head->most_residual = head->most_code = 0;
+    head->code_squares = head->residual_squares = head->box_reach = head->ball_reach = 0;
     for (size_t p = 0; p < head->blocks; p++) seal(context, head, p, rows, 0, buffer);
     refresh(context, head, 0);
   }

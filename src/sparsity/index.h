@@ -14,6 +14,7 @@ enum { PITH_SPARSE_BLOCK = PITH_SPLIT };
 typedef struct pith_sparse_block {
   float residual;           /* largest |key - code|, code: the mean of the keys and small integers */
   float residual_spread;    /* largest singular value of the matrix of all key - code */
+  float code_spread;        /* and of all code - mean */
   float key_norm;           /* largest |key| */
   float radius;             /* largest |key - mean| */
   float value_radius;       /* largest |value - mean of values| */
@@ -34,12 +35,12 @@ typedef struct pith_sparse_gram {
 /* Coordinates are those of the store: of a q8 cache, the turned ones. Codes are of turned keys where d allows. */
 typedef struct pith_sparse_head {
   pith_memory *memory;  /* set by the caller */
-  size_t d, dv, code_d; /* code_d: d rounded up to even */
+  size_t d, dv, code_d; /* code_d: d rounded up to a multiple of PITH_CODE_COLUMNS */
   pith_dtype dtype;
   bool weighted;
   size_t rows, blocks, capacity; /* rows seen; whole blocks; room for blocks */
   uint32_t *order;               /* (blocks, PITH_SPARSE_BLOCK): the rows of each block */
-  int8_t *codes;                 /* blocks of PITH_SPARSE_BLOCK * code_d, as the kernels read them */
+  uint8_t *codes;                /* blocks of PITH_SPARSE_BLOCK * code_d, as the kernels read them */
   float *scales, *log_weights;   /* (blocks, PITH_SPARSE_BLOCK); log_weights NULL: none */
   float *low, *high, *mean;      /* (blocks, d) */
   float *value_mean;             /* (blocks, dv) */
@@ -49,10 +50,10 @@ typedef struct pith_sparse_head {
   pith_sparse_gram means;        /* of mean of values - anchor, over all blocks */
   double *spare;                 /* room for sealing a block and for eigenvalues */
   size_t spare_numbers;
-  float *anchor;                /* (dv): about the mean of all values */
-  size_t anchored;              /* blocks when it was set */
-  float most_residual;          /* largest residual_spread of a block */
-  double residual_squares;      /* sum of its squares */
+  float *anchor;                         /* (dv): about the mean of all values */
+  size_t anchored;                       /* blocks when it was set */
+  float most_residual, most_code;        /* largest residual_spread and code_spread of a block */
+  double residual_squares, code_squares; /* sums of their squares */
   double box_reach, ball_reach; /* how far boxes and balls reach from means for a random query, over all blocks */
 } pith_sparse_head;
 
@@ -63,6 +64,16 @@ pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *hea
 pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *head, const pith_rows *rows);
 void pith_sparse_head_free(pith_sparse_head *head); /* what it holds, not the head */
 size_t pith_sparse_head_bytes(const pith_sparse_head *head);
+
+/* Where in its block the code of key `row`, column `column` lies. */
+static inline size_t pith_sparse_code_place(size_t code_d, size_t row, size_t column) {
+  const size_t four = column / PITH_CODE_COLUMNS * PITH_CODE_COLUMNS;
+  return (row / PITH_CODED * code_d + four) * PITH_CODED + row % PITH_CODED * PITH_CODE_COLUMNS + column - four;
+}
+
+static inline size_t pith_sparse_code_width(size_t d) {
+  return (d + PITH_CODE_COLUMNS - 1) / PITH_CODE_COLUMNS * PITH_CODE_COLUMNS;
+}
 
 /* Whether codes are of turned keys although the stored ones are not. */
 static inline bool pith_sparse_turns(const pith_sparse_head *head) {

@@ -5,7 +5,7 @@
 
 #include "sparsity/choice.h"
 
-enum { GROUP = PITH_MAX_GROUP, BLOCK = PITH_SPARSE_BLOCK, ROUNDS = 6, GLANCED = 32 };
+enum { GROUP = PITH_MAX_GROUP, BLOCK = PITH_SPARSE_BLOCK, ROUNDS = 6, GLANCED = 24 };
 
 static const double ALPHA = 2, EXPONENT = 0.6; /* keys of the best blocks in a look: alpha n^C */
 
@@ -14,7 +14,7 @@ static const double ALPHA = 2, EXPONENT = 0.6; /* keys of the best blocks in a l
 void pith_sparse_glance(pith_sparse_choice *c, pith_sparse_look *l) {
   const pith_sparse_space *s = &c->space;
   const size_t d = c->head->d, step = c->blocks / GLANCED + 1;
-  *l = (pith_sparse_look){.count = 0};
+  *l = (pith_sparse_look){.rough = true};
   for (size_t p = step / 2; p < c->blocks; p += step) {
     if (s->sight[p] == PITH_HIDDEN) continue;
     c->kernels->scores(c->group, d, s->query, c->head->mean + p * d, 1, s->centre + p * c->width);
@@ -63,6 +63,7 @@ void pith_sparse_look_at(const pith_sparse_choice *c, size_t open, pith_sparse_l
 /* ---- Thresholds ---- */
 
 /* How far below it the answers' errors are meant to stay, so that the pass need not be done again. */
+static const float START = 7; /* how far below the largest logit of the look thresholds are looked for first */
 static const double MARGIN = 0.6, SURE = 0.95; /* SURE: all open blocks were looked at */
 
 /* A step of the secant method on ln error over the threshold, kept inside of what is known to be too low or too high.
@@ -122,7 +123,9 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
   float sum[GROUP] = {0}, square[GROUP] = {0}, top[GROUP] = {0}, none[GROUP] = {0};
   double squares[GROUP] = {0};
   memset(s->tail, 0, c->group * c->head->dv * sizeof *s->tail);
-  for (size_t i = 0; i < l->count; i++) pith_sparse_block_logits(c, l->blocks[i], s->probe + i * GROUP * BLOCK);
+  for (size_t i = 0; i < l->count; i++)
+    pith_sparse_block_logits(c, l->blocks[i], l->blocks[pith_min_size(i + 2, l->count - 1)],
+                             s->probe + i * GROUP * BLOCK);
   for (size_t q = 0; q < c->group; q++) {
     top[q] = -FLT_MAX / 4;
     none[q] = -INFINITY;
@@ -152,13 +155,13 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
   for (size_t q = 0; q < c->group; q++) {
     double rounding = pith_sparse_expected_rounding(c, q) * (double)c->head->most_value;
     target[q] = fmax(margin * (c->job->eps - rounding), c->job->eps * 1e-3);
-    c->threshold[q] -= 4;
+    c->threshold[q] -= START;
   }
   for (int round = 0; round <= ROUNDS; round++) {
     pith_sparse_tail tail;
     memset(&tail, 0, sizeof tail);
     for (size_t q = 0; q < c->group; q++) add_scaled(&tail, &closed, q, exp((double)top[q] - (double)c->threshold[q]));
-    bool close = true, far = false;
+    bool close = true, far = false, slack = false;
     reads = 0;
     for (size_t i = 0; i < l->count; i++) {
       const float *logits = s->probe + i * GROUP * BLOCK;
@@ -177,12 +180,14 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
       double log_ratio = log(pith_sparse_tail_error(c, &tail, q, c->offset[q]) / (target[q] * z));
       if (log_ratio <= 0 && (log_ratio > -0.08 || at > (double)top[q] - 0.1)) continue;
       close = false;
-      far = far || log_ratio > 0;
+      far = far || log_ratio > (l->rough ? 0.3 : 0);
+      slack = slack || log_ratio < -0.3;
       double next = search_next(&found[q], at, log_ratio);
       if (round + 1 == ROUNDS) next = log_ratio > 0 ? at - fmin(6, (log_ratio + 0.03) / fmax(0.5, found[q].slope)) : at;
       c->threshold[q] = (float)next;
     }
-    if (close || (far && reads > c->most_reads)) break; /* reached, or out of reach */
+    bool beyond = reads > c->most_reads * (far ? 1 : slack ? INFINITY : 1.25);
+    if (close || beyond || (l->rough && !far)) break; /* reached, or out of reach */
   }
   for (size_t q = 0; q < c->group; q++) {
     mass[q] *= exp((double)top[q] - (double)c->threshold[q]);

@@ -9,15 +9,18 @@ enum { GROUP = PITH_MAX_GROUP, BLOCK = PITH_SPARSE_BLOCK };
 
 /* ---- The codes of a block ---- */
 
-void pith_sparse_block_logits(const pith_sparse_choice *c, size_t p, float *logits) {
+void pith_sparse_block_logits(const pith_sparse_choice *c, size_t p, size_t soon, float *logits) {
   const pith_sparse_head *head = c->head;
   c->kernels->code_logits(&(pith_code_block){
       .group = c->group,
       .d = head->code_d,
       .rows = BLOCK,
       .queries = c->space.code,
+      .remainders = c->fine ? c->space.remainder : NULL,
+      .starts = c->code_start,
       .query_scale = c->code_scale,
       .codes = head->codes + p * BLOCK * head->code_d,
+      .ahead = soon == p ? NULL : head->codes + soon * BLOCK * head->code_d,
       .scales = head->scales + p * BLOCK,
       .offsets = c->space.centre + p * c->width,
       .log_weights = head->weighted ? head->log_weights + p * BLOCK : NULL,
@@ -37,7 +40,7 @@ void pith_sparse_doubt(const pith_sparse_choice *c, size_t p, double more[GROUP]
   const double residual = (double)block->residual, key = (double)block->key_norm;
   double most = 0;
   for (size_t q = 0; q < c->width; q++) {
-    rest[q] = c->norm[q] * residual;
+    rest[q] = c->norm[q] * residual + c->lost[q] * ((double)block->radius + residual);
     more[q] = rest[q] + c->slack[q] * key + rough + fabs((double)c->threshold[q]) * 4 * PITH_UNIT;
     most = more[q] > most ? more[q] : most;
   }
@@ -110,6 +113,8 @@ void pith_sparse_add_closed(const pith_sparse_choice *c, pith_sparse_tail *tail)
 /* Share of eps that may be lost to blocks that are not summed. */
 static const double IGNORED = 0.02;
 
+enum { AHEAD = 2 }; /* blocks between what is computed and what memory is asked for */
+
 void pith_sparse_pass(pith_sparse_choice *c, const double mass[GROUP], pith_sparse_tail *tail) {
   const pith_sparse_space *s = &c->space;
   float logits[GROUP * BLOCK], sum[GROUP] = {0}, square[GROUP] = {0};
@@ -124,7 +129,7 @@ void pith_sparse_pass(pith_sparse_choice *c, const double mass[GROUP], pith_spar
   c->chosen = 0;
   for (size_t p = 0; p < c->blocks; p++) {
     if (s->open[p]) {
-      pith_sparse_block_logits(c, p, logits);
+      pith_sparse_block_logits(c, p, pith_min_size(p + AHEAD, c->head->blocks - 1), logits);
       uint64_t chosen = c->kernels->split(logits, c->group, c->threshold, least, sum, square);
       pith_sparse_add_open(c, p, chosen == 0 && s->sight[p] == PITH_WHOLE, sum, square, 1, tail);
       memcpy(s->weight + p * c->width, sum, c->width * sizeof *sum);
@@ -167,16 +172,16 @@ static size_t row_bytes(pith_dtype dtype, size_t width) {
 
 /* Rows that lie apart are brought together first: a copy costs less than it saves. */
 static void gather(const pith_sparse_choice *c, const uint32_t *chosen, size_t count, float *largest, float *sum) {
-  enum { AHEAD = 12 };
+  enum { NEXT = 12 };
   const pith_rows *rows = &c->job->rows;
   const pith_sparse_space *s = &c->space;
   const size_t key = row_bytes(rows->dtype, rows->d), value = row_bytes(rows->dtype, rows->dv);
   const size_t key_scales = pith_scales(rows->d), value_scales = pith_scales(rows->dv);
   for (size_t i = 0; i < count; i++) {
-    if (i + AHEAD < count) {
-      const char *next = (const char *)rows->keys + (ptrdiff_t)chosen[i + AHEAD] * rows->key_stride;
+    if (i + NEXT < count) {
+      const char *next = (const char *)rows->keys + (ptrdiff_t)chosen[i + NEXT] * rows->key_stride;
       for (size_t b = 0; b < key; b += 64) __builtin_prefetch(next + b);
-      next = (const char *)rows->values + (ptrdiff_t)chosen[i + AHEAD] * rows->value_stride;
+      next = (const char *)rows->values + (ptrdiff_t)chosen[i + NEXT] * rows->value_stride;
       for (size_t b = 0; b < value; b += 64) __builtin_prefetch(next + b);
     }
     size_t row = chosen[i];

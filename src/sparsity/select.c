@@ -21,7 +21,8 @@ enum {
   BLOCK = PITH_SPARSE_BLOCK,
   LEAST_ROWS = 512,
   MANY_BLOCKS = 256,
-  TRIES = 5, /* passes, where time does not matter; where it does, two */
+  REMAINDERS = 256, /* steps of a query's code to one of its remainders */
+  TRIES = 5,        /* passes, where time does not matter; where it does, two */
   TIMELY = 2
 };
 
@@ -30,7 +31,8 @@ enum {
 static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static size_t lay_out(pith_sparse_space *s, char *at, size_t rows, size_t d, size_t dv) {
-  const size_t blocks = rows / BLOCK + 1, f = sizeof(float), code_d = d + d % 2, widest = GROUP * PITH_SPARSE_GATHERED;
+  const size_t blocks = rows / BLOCK + 1, f = sizeof(float), code_d = pith_sparse_code_width(d),
+               widest = GROUP * PITH_SPARSE_GATHERED;
   const struct {
     void **pointer;
     size_t bytes;
@@ -38,7 +40,8 @@ static size_t lay_out(pith_sparse_space *s, char *at, size_t rows, size_t d, siz
                 {(void **)&s->turned, GROUP * d * f},
                 {(void **)&s->positive, GROUP * d * f},
                 {(void **)&s->negative, GROUP * d * f},
-                {(void **)&s->code, GROUP * code_d * sizeof(int16_t)},
+                {(void **)&s->code, GROUP * code_d},
+                {(void **)&s->remainder, GROUP * code_d},
                 {(void **)&s->upper, GROUP * blocks * f},
                 {(void **)&s->centre, GROUP * blocks * f},
                 {(void **)&s->weight, GROUP * blocks * f},
@@ -93,26 +96,33 @@ static void take_queries(pith_sparse_choice *c, size_t head, size_t row) {
   if (pith_turned(c->head->dtype, d)) pith_turn(s->query, c->group, d);
   memcpy(s->turned, s->query, c->group * d * sizeof(float));
   if (pith_sparse_turns(c->head)) pith_turn(s->turned, c->group, d);
-  memset(s->code, 0, c->group * code_d * sizeof *s->code);
-  for (size_t q = c->group; q < GROUP; q++) c->norm[q] = c->slack[q] = 0;
-  const double most = fmin(32767, floor(2147483647.0 / (127.0 * (double)code_d)));
+  memset(s->code, 0, c->group * code_d);
+  memset(s->remainder, 0, c->group * code_d);
+  memset(c->code_start, 0, sizeof c->code_start);
+  for (size_t q = c->group; q < GROUP; q++) c->norm[q] = c->slack[q] = c->lost[q] = 0;
+  const double most = fmin(127, floor(2147483647.0 / (128.0 * (double)code_d))), parts = c->fine ? REMAINDERS : 1;
   for (size_t q = 0; q < c->group; q++) {
     const float *x = s->turned + q * d;
     float largest = 0;
     for (size_t i = 0; i < d; i++) largest = fmaxf(largest, fabsf(x[i]));
     float scale = (float)(largest / most * (1 + 4 * PITH_UNIT));
-    double error = 0;
+    double error = 0, step = (double)scale / parts;
     for (size_t i = 0; i < d; i++) {
-      double level = scale > 0 ? fmax(-most, fmin(most, rint((double)x[i] / (double)scale))) : 0;
-      s->code[q * code_d + i] = (int16_t)level;
-      error += ((double)x[i] - level * (double)scale) * ((double)x[i] - level * (double)scale);
+      double level = scale > 0 ? fmax(-most * parts, fmin(most * parts, rint((double)x[i] / step))) : 0;
+      double whole = floor(level / parts + 0.5);
+      s->code[q * code_d + i] = (int8_t)whole;
+      s->remainder[q * code_d + i] = (int8_t)(level - whole * parts);
+      c->code_start[q] -= PITH_CODE_ZERO * s->code[q * code_d + i];
+      c->code_start[c->group + q] -= PITH_CODE_ZERO * s->remainder[q * code_d + i];
+      error += ((double)x[i] - level * step) * ((double)x[i] - level * step);
       s->positive[q * d + i] = fmaxf(s->query[q * d + i], 0);
       s->negative[q * d + i] = fminf(s->query[q * d + i], 0);
     }
     c->code_scale[q] = scale;
-    /* Codes and mean of a key are each at most twice as long as the longest key. Rounding: the scaling and turning of
-     * the query, the turning of the key, products and sums, and the logit of the mean key. */
-    c->slack[q] = 2 * sqrt(error) + c->norm[q] * (4 * log2((double)d) + (double)d / 8 + 36) * PITH_UNIT;
+    c->lost[q] = sqrt(error) * (1 + 8 * PITH_UNIT);
+    /* The scaling and turning of the query, the turning of the key, products and sums, and the logit of the mean key.
+     * Code and mean of a key are each at most twice as long as the longest key. */
+    c->slack[q] = c->norm[q] * (4 * log2((double)d) + (double)d / 8 + 36) * PITH_UNIT;
   }
 }
 
@@ -234,14 +244,14 @@ static size_t open_closed(pith_sparse_choice *c) {
  * below 0: it is anyhow. Costs in streamed exact rows. */
 static double affordable(const pith_sparse_choice *c, size_t open) {
   const pith_dtype dtype = c->job->rows.dtype;
-  const double code = dtype == PITH_F32 ? 0.22 : dtype == PITH_F16 || dtype == PITH_BF16 ? 0.32 : 0.38;
+  const double code = dtype == PITH_F32 ? 0.22 : dtype == PITH_F16 || dtype == PITH_BF16 ? 0.27 : 0.32;
   double rest = (double)(c->last - pith_min_size(c->last, pith_max_size(c->head->blocks * BLOCK, c->first)));
   double cost = 0.08 * BLOCK * (double)c->blocks + code * BLOCK * (double)open + rest;
   if (c->job->always) return INFINITY;
   if (c->visible < LEAST_ROWS) return -1;
   const double most = ((double)c->visible - cost) / 2;
   /* Rows of few bits stream so fast that a wrong guess costs more than a right one saves. */
-  if (dtype == PITH_Q8 || dtype == PITH_Q4) return fmin(most, (double)c->visible / 8);
+  if (dtype == PITH_Q8 || dtype == PITH_Q4) return fmin(most, (double)c->visible / 5);
   return most;
 }
 
@@ -309,7 +319,8 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
                           .head = job->head,
                           .kernels = pith_kernels_active(),
                           .group = group,
-                          .width = pith_padded_group(group)};
+                          .width = pith_padded_group(group),
+                          .fine = job->fine || job->confidence > 0 || job->rows.dtype == PITH_F32};
   lay_out(&c.space, space, job->rows.count, job->rows.d, job->rows.dv);
   if (!job->always && job->rows.count < LEAST_ROWS) return false;
   look_around(&c, row);

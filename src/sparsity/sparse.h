@@ -15,6 +15,8 @@ typedef struct pith_sparse_job {
   double eps;        /* of every answer's error */
   bool each;         /* every query chooses for itself; else the heads of one row (PITH_MAX_GROUP of them) share */
   bool always;       /* sparse even where exact attention would be faster */
+  bool fine;         /* codes are asked with sixteen bits of a query, not eight: fewer keys are read, in more time; so
+                        it is in any case where reading is dear (f32) or draws are wanted */
   double confidence; /* in (0, 1): bounds may hold with that probability, then `each` is set; 0: they are certain */
   uint64_t seed;     /* of the draws */
   uint32_t number;   /* tells the draws of jobs apart */
