@@ -163,6 +163,30 @@ static void small_caches_lose_less_than_dropping(void **state) {
   assert_true(whole_numbers < window / 2);
 }
 
+/* Tokens of the window stand at their own positions in every head, filled up or not: they can be taken back and read
+ * again, which is what llama-completion does with the last one. */
+static void the_last_tokens_can_be_read_again(void **state) {
+  (void)state;
+  const size_t again = 4, count = prose.later * prose.vocabulary;
+  float *once = malloc(2 * count * sizeof *once), *twice = once + count;
+  assert_non_null(once);
+  live l = start(&prose, true, GGML_TYPE_F16, false);
+  const pith_status status = pith_llama_shrink(l.context, l.recorder, l.llama, 0, prose.prompt / 4, NULL);
+  if (status < 0) fail_msg("%s", pith_context_message(l.context));
+  read_on(&l, prose.prompt, prose.later, once);
+  assert_true(llama_memory_seq_rm(llama_get_memory(l.llama), 0, (llama_pos)(prose.prompt - again), -1));
+  read_on(&l, prose.prompt - again, again, NULL);
+  read_on(&l, prose.prompt, prose.later, twice);
+  double sum = 0;
+  for (size_t i = 0; i < prose.later; i++)
+    sum +=
+        divergence(once + i * prose.vocabulary, twice + i * prose.vocabulary, prose.vocabulary) / (double)prose.later;
+  print_message("read again: KL %.2g\n", sum);
+  assert_true(sum < 1e-4);
+  stop(&l);
+  free(once);
+}
+
 /* ---- The runner on the summary, and the engine on the file that was made of it ---- */
 
 /* What our runner knows of a subject's prompt. */
@@ -303,9 +327,9 @@ static void what_was_not_recorded_is_said(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_caches_answer_to_the_bit), cmocka_unit_test(small_caches_lose_less_than_dropping),
-      cmocka_unit_test(the_runner_answers_the_same),    cmocka_unit_test(random_models_answer_the_same),
-      cmocka_unit_test(what_was_not_recorded_is_said),
+      cmocka_unit_test(whole_caches_answer_to_the_bit),    cmocka_unit_test(small_caches_lose_less_than_dropping),
+      cmocka_unit_test(the_last_tokens_can_be_read_again), cmocka_unit_test(the_runner_answers_the_same),
+      cmocka_unit_test(random_models_answer_the_same),     cmocka_unit_test(what_was_not_recorded_is_said),
   };
   return cmocka_run_group_tests(tests, prepare, finish);
 }

@@ -1,13 +1,10 @@
 /* llama_rewrite.c - heads of cells, and cells of heads. */
-#include "io/llama_rewrite.h"
-
 #include <math.h>
 #include <stdlib.h>
 
 #include "base/base.h"
+#include "io/llama_fill.h"
 #include "kernels/kernels.h"
-#include "linalg/linalg.h"
-#include "query/model.h"
 
 /* Caches of whole numbers keep rows turned by a Hadamard matrix, where heads are a multiple of this: keys by the
  * largest power of two that divides the head size, values by 64. (LLAMA_ATTN_ROT_DISABLE in the engine's environment
@@ -125,97 +122,6 @@ pith_array pith_llama_queries(const pith_llama_rows *rows, const pith_array *que
   return pith_array_rows(queries, shift, count - shift);
 }
 
-/* ---- Cells that are left over ---- */
-
-/* Some recorded queries of one kv head, turned to where they will be asked from and times the softmax scale. */
-typedef struct query_sample {
-  size_t layer, head, count, d;
-  float *queries; /* (count, d) */
-} query_sample;
-
-static pith_status gather_queries(pith_context *context, const pith_array *queries, size_t query_start, size_t layer,
-                                  size_t head, const pith_llama_heads *heads, size_t rows, size_t horizon,
-                                  query_sample *out) {
-  enum { QUERIES = 256 };
-  const size_t d = heads->key_size, count = queries->shape[queries->ndim - 2],
-               group = heads->query_heads / heads->kv_heads;
-  const size_t step = pith_max_size(1, count / QUERIES), each = (count + step - 1) / step;
-  *out = (query_sample){.layer = layer,
-                        .head = head,
-                        .count = group * each,
-                        .d = d,
-                        .queries = pith_allocate(context, group * each * d, sizeof(float))};
-  float *all = pith_allocate(context, count * d, sizeof *all);
-  pith_status status = out->queries && all ? PITH_OK : PITH_E_MEMORY;
-  for (size_t g = 0; g < group && status >= 0; g++) {
-    const pith_array one = pith_array_head(queries, layer, head * group + g);
-    status = pith_array_to_f32(context, &one, "queries", heads->scale, all);
-    for (size_t i = 0; i < each && status >= 0; i++) {
-      const size_t r = i * step;
-      float *q = out->queries + (g * each + i) * d;
-      const double target = (double)(rows + i * 127 % horizon);
-      memcpy(q, all + r * d, d * sizeof *q);
-      if (heads->rope) pith_rope_turn(q, d, heads->rope, heads->rope_base, target - (double)(query_start + r));
-    }
-  }
-  pith_release(context, all);
-  return status;
-}
-
-/* u = (Q^T Q + ridge)^-1 Q^T 1: <q, u> is nearly 1, and 1 in the mean. Of length d. */
-static pith_status common_direction(pith_context *context, const query_sample *asked, double *u) {
-  const double ridge = 1e-3;
-  const size_t d = asked->d;
-  double *gram = pith_allocate_zero(context, d * d + d, sizeof *gram), trace = 0, mean = 0;
-  if (!gram) return PITH_E_MEMORY;
-  double *sum = gram + d * d;
-  for (size_t r = 0; r < asked->count; r++) {
-    const float *q = asked->queries + r * d;
-    for (size_t i = 0; i < d; i++) {
-      sum[i] += q[i];
-      for (size_t j = 0; j <= i; j++) gram[i * d + j] += (double)q[i] * q[j];
-    }
-  }
-  memcpy(u, sum, d * sizeof *u);
-  for (size_t i = 0; i < d; i++) trace += gram[i * d + i];
-  for (size_t i = 0; i < d; i++) gram[i * d + i] += ridge * trace / (double)d + 1e-30;
-  pith_status status = pith_cholesky_f64(context, gram, d, d);
-  if (status >= 0) pith_cholesky_solve_f64(gram, d, d, u, 1, 1);
-  for (size_t i = 0; i < d; i++) mean += u[i] * sum[i] / (double)asked->count;
-  if (status >= 0 && !(mean > 0))
-    status = pith_fail(context, PITH_E_NUMERIC,
-                       "layer %zu, head %zu: its queries have no common direction, so it cannot have fewer points than "
-                       "others; choose another engine or fewer cells",
-                       asked->layer, asked->head);
-  for (size_t i = 0; i < d && status >= 0; i++) u[i] /= mean;
-  pith_release(context, gram);
-  return status;
-}
-
-/* The point whose largest share of any query's attention is smallest. */
-static pith_status least_attended(pith_context *context, const query_sample *asked, const float *keys, size_t points,
-                                  size_t *least) {
-  const size_t d = asked->d;
-  float *logits = pith_allocate(context, 2 * points, sizeof *logits), *most = logits + points;
-  if (!logits) return PITH_E_MEMORY;
-  for (size_t i = 0; i < points; i++) most[i] = -INFINITY;
-  for (size_t r = 0; r < asked->count; r++) {
-    float largest = -INFINITY;
-    double mass = 0;
-    for (size_t i = 0; i < points; i++) {
-      logits[i] = pith_kernels_active()->dot(asked->queries + r * d, keys + i * d, d);
-      largest = fmaxf(largest, logits[i]);
-    }
-    for (size_t i = 0; i < points; i++) mass += exp((double)logits[i] - largest);
-    for (size_t i = 0; i < points; i++) most[i] = fmaxf(most[i], logits[i] - largest - (float)log(mass));
-  }
-  *least = 0;
-  for (size_t i = 1; i < points; i++)
-    if (most[i] < most[*least]) *least = i;
-  pith_release(context, logits);
-  return PITH_OK;
-}
-
 /* ---- Cells ---- */
 
 typedef struct rewriting {
@@ -224,56 +130,37 @@ typedef struct rewriting {
   const pith_llama_rows *rows;
   const pith_summary *summary;
   const pith_array *queries;
-  size_t query_start, horizon, cells;
+  size_t query_start, horizon, sinks, cells;
   float **keys, **values; /* (layers) of (cells, width) */
   size_t null_keys;
 } rewriting;
 
-/* Fills cells up with copies of the point that is attended to least, which share its weight among them: even a query
- * that runs against the common direction of all others then finds little there. */
-static pith_status share_point(pith_context *context, const rewriting *w, const query_sample *asked, size_t points,
-                               float *keys, float *values) {
-  const size_t d = w->heads->key_size, dv = w->heads->value_size;
-  const double log_share = -log((double)(w->cells - points + 1));
-  size_t least = 0;
-  double *u = pith_allocate(context, d, sizeof *u);
-  pith_status status = u ? common_direction(context, asked, u) : PITH_E_MEMORY;
-  if (status >= 0) status = least_attended(context, asked, keys, points, &least);
-  if (status >= 0) {
-    for (size_t j = 0; j < d; j++) keys[least * d + j] += (float)(log_share * u[j]);
-    for (size_t i = points; i < w->cells; i++) {
-      memcpy(keys + i * d, keys + least * d, d * sizeof *keys);
-      memcpy(values + i * dv, values + least * dv, dv * sizeof *values);
-    }
-  }
-  pith_release(context, u);
-  return status;
-}
-
-static pith_status pad(pith_context *context, rewriting *w, size_t layer, size_t head, size_t points, float *keys,
-                       float *values) {
+/* Heads with fewer points than there are cells are filled up by what is asked of them. */
+static pith_status fill_up(pith_context *context, rewriting *w, size_t layer, size_t head, const pith_head_view *view,
+                           float *keys, float *values) {
+  const size_t points = view->points;
   if (points == w->cells) return PITH_OK;
   if (!w->queries || points == 0)
     return pith_fail(
         context, PITH_E_ARGUMENT,
         "layer %zu, head %zu: %zu points for %zu cells; without recorded queries heads cannot be filled up", layer,
         head, points, w->cells);
-  query_sample asked = {0};
-  pith_status status = gather_queries(context, w->queries, w->query_start, layer, head, w->heads,
-                                      w->rows->keys.shape[2], w->horizon, &asked);
-  if (status >= 0) status = share_point(context, w, &asked, points, keys, values);
-  pith_release(context, asked.queries);
   w->null_keys += w->cells - points;
-  return status;
+  const pith_llama_asked asked = {w->queries, w->query_start, w->rows->keys.shape[2], w->horizon, layer, head};
+  return pith_llama_fill(context, w->heads, &asked, view->exact, points, w->cells, keys, values);
 }
 
-/* order (points): in the order of tokens where every point is one, so that a whole state is rewritten as it was. */
-static void order_points(const pith_head_view *points, size_t *order) {
-  bool sorted = true;
-  for (size_t i = 0; i < points->points; i++) sorted = sorted && points->index[i] >= 0;
-  for (size_t i = 0; i < points->points; i++) {
+/* Where a cell stands among others: in the order of tokens, so that sinks and window are at positions of their own;
+ * what is no single token, and what fills a head up, behind the sinks. */
+static size_t rank_of(const pith_head_view *points, size_t cell, size_t sinks) {
+  return cell < points->points && points->index[cell] >= 0 ? (size_t)points->index[cell] : sinks;
+}
+
+static void order_points(const pith_head_view *points, size_t cells, size_t sinks, size_t *order) {
+  for (size_t i = 0; i < cells; i++) {
+    const size_t rank = rank_of(points, i, sinks);
     size_t at = i;
-    for (; sorted && at > 0 && points->index[order[at - 1]] > points->index[i]; at--) order[at] = order[at - 1];
+    for (; at > 0 && rank_of(points, order[at - 1], sinks) > rank; at--) order[at] = order[at - 1];
     order[at] = i;
   }
 }
@@ -290,10 +177,9 @@ static pith_status fill_head(pith_context *context, rewriting *w, size_t layer, 
                        head);
   size_t *order = pith_allocate(context, w->cells, sizeof *order);
   if (!order) return PITH_E_MEMORY;
-  order_points(&points, order);
-  for (size_t i = points.points; i < w->cells; i++) order[i] = i;
+  order_points(&points, w->cells, w->sinks, order);
   pith_head_to_f32(&points, keys, values);
-  pith_status status = pad(context, w, layer, head, points.points, keys, values);
+  pith_status status = fill_up(context, w, layer, head, &points, keys, values);
   for (size_t i = 0; i < w->cells && status >= 0; i++) {
     memcpy(w->keys[layer] + (i * heads + head) * d, keys + order[i] * d, d * sizeof *keys);
     memcpy(w->values[layer] + (i * heads + head) * dv, values + order[i] * dv, dv * sizeof *values);
@@ -341,7 +227,8 @@ pith_status pith_llama_rewrite(pith_context *context, const char *path, const pi
                  .summary = summary,
                  .queries = queries,
                  .query_start = query_start,
-                 .horizon = pith_max_size(1, horizon)};
+                 .horizon = pith_max_size(1, horizon),
+                 .sinks = sinks};
   PITH_TRY(find_cells(context, &w));
   int32_t *positions = pith_allocate(context, w.cells, sizeof *positions);
   w.keys = pith_allocate_zero(context, 2 * state->layers, sizeof *w.keys);

@@ -27,10 +27,10 @@ void pith_llama_rows_close(pith_context *context, pith_llama_rows *rows);
 pith_array pith_llama_queries(const pith_llama_rows *rows, const pith_array *queries, size_t *query_start);
 
 /* Writes the points of a summary, whose weights are folded, as a state with as many cells as its largest head has
- * points. Heads with fewer points are filled up (null_keys) with copies of the point that `queries` (turned to the next
- * `horizon` positions) attend to least; the copies share its weight. The first `sinks` cells
- * are at positions 0, 1, ..., the others at the last positions. `queries` NULL: heads must have the same number of
- * points. */
+ * points. Heads with fewer points are filled up (null_keys cells) with copies of the points that `queries` (turned to
+ * the next `horizon` positions) attend to least; copies share a weight. The first `sinks` cells are at positions 0, 1,
+ * ..., the others at the last positions, the rows of the window at their own. `queries` NULL: heads must have the same
+ * number of points. */
 pith_status pith_llama_rewrite(pith_context *context, const char *path, const pith_llama_state *state,
                                const pith_llama_heads *heads, const pith_llama_rows *rows, const pith_summary *summary,
                                const pith_array *queries, size_t query_start, size_t horizon, size_t sinks,
