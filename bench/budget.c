@@ -2,7 +2,7 @@
  * by the true later queries, which see the later tokens exactly beside the summary.
  *
  *   bench_budget DATA_DIR [--set NAME] [--samples N] [--refine N] [--probes N] [--threads N] [--part N] [--auto]
- * [--heads]
+ * [--spread] [--heads]
  *
  * For each total of bytes: sum over query heads of head weight * mean squared error, as predicted and as measured
  * (times 2: the KL of the model, by the law of theory.md 4.8), and the seconds that compressing took. Sets without
@@ -69,7 +69,7 @@ static void run(pith_context *context, const task *t, const pith_compress_option
 }
 
 static void run_dataset(pith_context *context, const char *folder, const struct dataset *set, pith_compress_options o,
-                        double only, bool heads) {
+                        double only, bool even, bool heads) {
   pith_file *file[4] = {NULL};
   pith_array array[4];
   for (int i = 0; i < 3 + set->weighted; i++) {
@@ -104,7 +104,7 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
   printf("  %-12s %-6s %11s %11s %8s %8s\n", "budget", "ratio", "predicted", "measured", "wall", "cpu");
   for (double part = 4; part <= 64; part *= 2) {
     if (only > 0 && part != only) continue;
-    for (int spread = 0; spread < 2; spread++) {
+    for (int spread = !even; spread < 2; spread++) {
       char label[32];
       o.ratio = 1 / part;
       o.budget = spread ? PITH_BUDGET_SPREAD : PITH_BUDGET_EVEN;
@@ -120,7 +120,7 @@ static void run_dataset(pith_context *context, const char *folder, const struct 
 
 int main(int argc, char **argv) {
   const char *only = NULL;
-  bool heads = false;
+  bool even = true, heads = false;
   double part = 0;
   pith_compress_options o;
   pith_compress_options_init(&o);
@@ -130,7 +130,7 @@ int main(int argc, char **argv) {
   if (argc < 2) {
     fprintf(stderr,
             "usage: %s DATA_DIR [--set NAME] [--samples N] [--refine N] [--probes N] [--threads N] [--part N] [--auto] "
-            "[--heads]\n",
+            "[--spread] [--heads]\n",
             argv[0]);
     return 2;
   }
@@ -142,12 +142,13 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[i], "--part") && i + 1 < argc) part = strtod(argv[++i], NULL);
     if (!strcmp(argv[i], "--threads") && i + 1 < argc) options.threads = atoi(argv[++i]);
     if (!strcmp(argv[i], "--auto")) o.store = PITH_STORE_AUTO;
+    if (!strcmp(argv[i], "--spread")) even = false;
     if (!strcmp(argv[i], "--heads")) heads = true;
   }
   pith_context *context = NULL;
   if (pith_context_create(&options, &context) < 0) return 1;
   for (size_t i = 0; i < sizeof datasets / sizeof *datasets; i++)
-    if (!only || !strcmp(only, datasets[i].name)) run_dataset(context, argv[1], &datasets[i], o, part, heads);
+    if (!only || !strcmp(only, datasets[i].name)) run_dataset(context, argv[1], &datasets[i], o, part, even, heads);
   pith_context_free(context);
   return 0;
 }

@@ -158,7 +158,8 @@ typedef struct visit_all {
 static pith_status visit_head(pith_context *context, void *argument, size_t index) {
   const visit_all *all = argument;
   pith_job *job = NULL;
-  PITH_TRY(pith_job_open(context, all->heads, all->heads->options, false, index, &job));
+  pith_effort effort = pith_full_effort(all->heads);
+  PITH_TRY(pith_job_open(context, all->heads, &effort, false, index, &job));
   pith_status status = all->visit(context, job, all->argument);
   pith_job_close(context, job);
   return status;
@@ -220,7 +221,7 @@ static pith_status open_heads(pith_context *context, const pith_array *keys, con
   return status;
 }
 
-pith_status pith_head_finish(pith_context *context, const pith_heads *heads, const pith_job *job,
+pith_status pith_head_finish(pith_context *context, const pith_heads *heads, const pith_job *job, double drift,
                              pith_summary *summary) {
   pith_summary_slot *slot = &summary->slot[job->layer * heads->heads + job->head];
   slot->rho = job->model->rho;
@@ -229,7 +230,7 @@ pith_status pith_head_finish(pith_context *context, const pith_heads *heads, con
   pith_met_error error;
   PITH_TRY(pith_job_met_error(context, job, &job->probes, &slot->view, &error));
   slot->predicted_kl =
-      2 * (double)heads->group * (double)heads->weight[job->layer * heads->heads + job->head] * error.squared;
+      2 * (double)heads->group * (double)heads->weight[job->layer * heads->heads + job->head] * drift * error.squared;
   return PITH_OK;
 }
 
@@ -252,13 +253,17 @@ typedef struct compression {
 
 static pith_status compress_head(pith_context *context, pith_job *job, void *argument) {
   compression *c = argument;
+  size_t index = job->layer * c->heads->heads + job->head;
+  double drift = 1;
   if (job->options->eps > 0) {
     PITH_TRY(search_eps(context, job, c->summary));
   } else {
     PITH_TRY(pith_job_prepare(context, job, c->points));
     PITH_TRY(pith_job_take(context, job, c->points, store_of(job->options), c->summary));
   }
-  return pith_head_finish(context, c->heads, job, c->summary);
+  size_t points = c->summary->slot[index].view.points;
+  PITH_TRY(pith_rehearse(context, c->heads, index, &points, 1, &drift));
+  return pith_head_finish(context, c->heads, job, drift, c->summary);
 }
 
 static pith_status compress_evenly(pith_context *context, const pith_heads *h, pith_summary *summary) {
@@ -345,6 +350,9 @@ pith_status pith_compress(pith_context *context, const pith_array *keys, const p
 
 /* ---- The menu ---- */
 
+/* Halves of all rows end long before. */
+enum { MOST_ROWS = 64 };
+
 /* What one head is at one size. */
 typedef struct plan_cell {
   size_t bytes;
@@ -362,11 +370,14 @@ typedef struct menu {
 
 static pith_status plan_head(pith_context *context, pith_job *job, void *argument) {
   const menu *m = argument;
-  size_t head = job->layer * m->heads->heads + job->head;
+  size_t head = job->layer * m->heads->heads + job->head, points[MOST_ROWS];
+  double drift[MOST_ROWS];
+  for (size_t i = 0; i < m->count; i++) points[i] = m->rows[i].points;
+  PITH_TRY(pith_rehearse(context, m->heads, head, points, m->count, drift));
   PITH_TRY(pith_job_prepare(context, job, m->rows[0].points));
   for (size_t i = 0; i < m->count; i++) {
     PITH_TRY(pith_job_take(context, job, m->rows[i].points, store_of(job->options), m->summary));
-    PITH_TRY(pith_head_finish(context, m->heads, job, m->summary));
+    PITH_TRY(pith_head_finish(context, m->heads, job, drift[i], m->summary));
     const pith_summary_slot *slot = &m->summary->slot[head];
     m->cell[head * m->count + i] =
         (plan_cell){slot->view.bytes, slot->view.probe_error, slot->predicted_kl, slot->view.binding};
@@ -418,7 +429,7 @@ static pith_status plan_points(pith_context *context, const pith_heads *h, pith_
   menu m = {.heads = h, .rows = rows};
   size_t heads = h->layers * h->heads;
   size_t least = pith_max_size(pith_min_size(h->n, h->options->sinks + h->options->window), 1);
-  for (double ratio = 0.5; m.count < *count && points_of_ratio(h, ratio) >= least; ratio /= 2)
+  for (double ratio = 0.5; m.count < pith_min_size(*count, MOST_ROWS) && points_of_ratio(h, ratio) >= least; ratio /= 2)
     rows[m.count++] = (pith_plan_row){.points = points_of_ratio(h, ratio), .predicted_kl = h->weight ? 0 : NAN};
   *count = m.count;
   if (m.count == 0) return PITH_OK;

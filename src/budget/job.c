@@ -12,11 +12,15 @@
  * this share of all rows. */
 static const double OUTSTANDING = 8.0, MOST_OUTSTANDING = 1.0 / 64;
 
-/* Where sizes are chosen: turned queries to refine by, and recorded queries left out of the fit to choose by. */
-enum { LESSONS = 8192, CHOOSERS = 512 };
+/* Recorded queries left out of the fit to choose by, where no later ones are known. */
+enum { CHOOSERS = 512 };
 
 static double softmax_scale(const pith_compress_options *options, size_t d) {
   return options->scale > 0 ? options->scale : 1 / sqrt((double)(d ? d : 1));
+}
+
+pith_effort pith_full_effort(const pith_heads *heads) {
+  return (pith_effort){heads->options->samples, SIZE_MAX, heads->options->refine};
 }
 
 /* The turned queries behind the fit: recorded queries that it did not see. */
@@ -30,10 +34,12 @@ static void set_choosers(pith_job *job) {
 }
 
 /* The query heads of this kv head's group. */
-static pith_status make_model(pith_context *context, const pith_array *queries, size_t kv_heads, bool choose,
+static pith_status make_model(pith_context *context, const pith_heads *heads, const pith_effort *effort, bool choose,
                               pith_job *job) {
   const pith_compress_options *options = job->options;
-  size_t group = queries ? pith_array_heads(queries) / kv_heads : 0;
+  const pith_array *queries = heads->queries;
+  size_t group = heads->group;
+  bool leave_out = choose && !heads->later_queries;
   pith_array *views = pith_allocate(context, group, sizeof *views);
   if (!views) return PITH_E_MEMORY;
   for (size_t j = 0; j < group; j++) views[j] = pith_array_head(queries, job->layer, job->head * group + j);
@@ -44,17 +50,15 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
                               .keys = job->problem.n,
                               .key_rows = job->keys,
                               .value_rows = job->values,
-                              .lessons = options->refine == 0 ? 0
-                                         : choose             ? LESSONS
-                                                              : SIZE_MAX,
-                              .spare = choose ? CHOOSERS : 0,
+                              .lessons = effort->refine == 0 ? 0 : effort->lessons,
+                              .spare = leave_out ? CHOOSERS : 0,
                               .scale = softmax_scale(options, job->problem.d),
                               .rho = options->rho,
                               .rope_base = options->rope_base,
                               .rope = options->rope,
                               .query_start = options->query_start,
                               .horizon = options->horizon,
-                              .samples = options->samples,
+                              .samples = effort->samples,
                               .probes = options->probes,
                               .kind = options->query_model,
                               .seed = options->seed,
@@ -63,9 +67,11 @@ static pith_status make_model(pith_context *context, const pith_array *queries, 
   pith_release(context, views);
   PITH_TRY(status);
   const pith_query_model *m = job->model;
-  job->probes = (pith_asked){m->probe_count, m->probes, m->probe_log_mass, m->probe_answer, NULL};
-  if (choose) set_choosers(job);
-  return PITH_OK;
+  job->probes = (pith_asked){
+      .count = m->probe_count, .queries = m->probes, .log_mass = m->probe_log_mass, .answer = m->probe_answer};
+  if (leave_out) set_choosers(job);
+  return choose && !leave_out ? pith_ask_later(context, heads, job->layer, job->head, source.scale, &job->choosers)
+                              : PITH_OK;
 }
 
 /* Marks the candidates of largest kernel weight as exact. */
@@ -117,23 +123,24 @@ static pith_status meet_exactly(pith_context *context, pith_job *job, pith_asked
   return pith_job_meet(context, job, asked, job->keys, job->values, NULL, job->problem.n, asked->met);
 }
 
-static pith_status open_job(pith_context *context, const pith_array *keys, const pith_array *values,
-                            const pith_array *queries, bool choose, pith_job *job) {
-  pith_array k = pith_array_head(keys, job->layer, job->head), v = pith_array_head(values, job->layer, job->head);
+static pith_status open_job(pith_context *context, const pith_heads *heads, const pith_effort *effort, bool choose,
+                            pith_job *job) {
+  pith_array k = pith_array_head(heads->keys, job->layer, job->head);
+  pith_array v = pith_array_head(heads->values, job->layer, job->head);
   pith_problem *p = &job->problem;
   p->n = k.shape[0];
   p->d = k.shape[1];
   p->dv = v.shape[1];
-  p->refine = job->options->refine;
+  p->refine = effort->refine;
   p->seed = job->options->seed;
-  p->object = (uint32_t)(job->layer * pith_array_heads(keys) + job->head);
+  p->object = (uint32_t)(job->layer * heads->heads + job->head);
   p->keys = job->keys = pith_allocate(context, p->n * p->d, sizeof(float));
   p->values = job->values = pith_allocate(context, p->n * p->dv, sizeof(float));
   p->exact = job->exact = pith_allocate_zero(context, p->n, 1);
   if (!job->keys || !job->values || !job->exact) return PITH_E_MEMORY;
   PITH_TRY(pith_array_to_f32(context, &k, "keys", 1, job->keys));
   PITH_TRY(pith_array_to_f32(context, &v, "values", 1, job->values));
-  PITH_TRY(make_model(context, queries, pith_array_heads(keys), choose, job));
+  PITH_TRY(make_model(context, heads, effort, choose, job));
   p->model = job->model;
   PITH_TRY(mark_exact(context, job));
   job->probe_answers = pith_allocate(context, job->model->probe_count * p->dv, sizeof(float));
@@ -151,15 +158,15 @@ static pith_status open_job(pith_context *context, const pith_array *keys, const
   return pith_attend_rows(context, &rows, job->model->probes, job->model->probe_count, job->probe_answers);
 }
 
-pith_status pith_job_open(pith_context *context, const pith_heads *heads, const pith_compress_options *options,
-                          bool choose, size_t index, pith_job **out) {
+pith_status pith_job_open(pith_context *context, const pith_heads *heads, const pith_effort *effort, bool choose,
+                          size_t index, pith_job **out) {
   pith_job *job = pith_allocate_zero(context, 1, sizeof *job);
   if (!job) return PITH_E_MEMORY;
-  job->options = options;
+  job->options = heads->options;
   job->engine = heads->engine;
   job->layer = index / heads->heads;
   job->head = index % heads->heads;
-  pith_status status = open_job(context, heads->keys, heads->values, heads->queries, choose, job);
+  pith_status status = open_job(context, heads, effort, choose, job);
   if (status < 0)
     pith_job_close(context, job);
   else
@@ -177,6 +184,7 @@ void pith_job_close(pith_context *context, pith_job *job) {
   pith_release(context, job->probe_answers);
   pith_release(context, job->probes.met);
   pith_release(context, job->choosers.met);
+  pith_release(context, job->choosers.block);
   pith_release(context, job);
 }
 
@@ -340,22 +348,22 @@ pith_status pith_job_take(pith_context *context, pith_job *job, size_t points, p
 }
 
 pith_status pith_job_try(pith_context *context, pith_job *job, size_t points, const pith_dtype *stores, size_t count,
-                         pith_met_error *errors) {
+                         pith_tried *tried) {
   const pith_problem *p = &job->problem;
   pith_points *chosen = NULL;
   pith_summary *summary = NULL;
   size_t exact = 0;
   PITH_TRY(pith_points_create(context, pith_max_size(points, pith_job_exact(job)), p->d, p->dv, &chosen));
-  size_t refine = p->refine;
-  job->problem.refine = 0;
   pith_status status = choose_points(context, job, points, chosen, &exact);
-  job->problem.refine = refine;
   if (status == PITH_OK) status = pith_summary_create(context, 1, 1, &summary);
   for (size_t i = 0; status == PITH_OK && i < count; i++) {
     status = pith_summary_set_head(context, summary, 0, 0, chosen->count, p->d, p->dv, stores[i], chosen->keys,
                                    chosen->values, chosen->log_weight, NULL, NULL);
-    if (status == PITH_OK)
-      status = pith_job_met_error(context, job, &job->choosers, pith_summary_view(summary, 0, 0), &errors[i]);
+    const pith_head_view *view = pith_summary_view(summary, 0, 0);
+    pith_met_error probes = {NAN, NAN};
+    if (status == PITH_OK) status = pith_job_met_error(context, job, &job->choosers, view, &tried[i].error);
+    if (status == PITH_OK) status = pith_job_met_error(context, job, &job->probes, view, &probes);
+    tried[i].foretold = probes.squared;
   }
   pith_summary_free(summary);
   pith_points_free(context, chosen);

@@ -9,7 +9,8 @@ typedef struct pith_option {
   size_t points;
   pith_dtype store;
   size_t bytes;
-  double cost; /* head weight * mean squared error, summed over the query heads of the group */
+  double cost;  /* head weight * mean squared error, summed over the query heads of the group */
+  double drift; /* that error, over what probes foretold */
 } pith_option;
 
 typedef struct pith_menu {

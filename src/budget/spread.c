@@ -1,9 +1,8 @@
 /* spread.c - a total of bytes over many heads: menus, spending, and heads made at the sizes chosen.
  *
- * A first look at every head is cheap: few recorded queries, small sizes. Where the bytes then want to go, a closer
- * look takes more recorded queries and larger sizes, and the total is spent anew. Prepared heads are kept until they
- * are made while memory allows; where it does not, they are prepared again, to the same bits. Looks do without
- * refinement, and count on what it usually saves. */
+ * Menus are rehearsed (rehearsal.c). A first look at every head is cheap: few recorded queries, small sizes. Where the
+ * bytes then want to go, a closer look takes more recorded queries and larger sizes, and the total is spent anew. Looks
+ * do without refinement, and count on what it usually saves. */
 #include <math.h>
 #include <string.h>
 
@@ -15,31 +14,31 @@
  * largest size that it was looked at gets a closer look at sizes up to four times what it took, and so on up to the
  * last part. */
 enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 4096, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
+/* Turned queries by which heads that matter, and others, are refined. */
+enum { LESSONS = 8192, FEWER_LESSONS = 4096 };
 /* Sizes that are tried double from this many points beside the exact rows; between two, errors are interpolated. */
 enum { SMALLEST = 8, MOST_SIZES = 32, MOST_STORES = 3, MOST_OPTIONS = 2 * MOST_SIZES * MOST_STORES };
 /* A closer look is for the heads that cost most: so many, or one in so many where that is more. */
 enum { CLOSER = 8, ONE_IN = 8 };
-/* Prepared heads are kept while no more than this is held. */
-static const size_t MOST_KEPT = (size_t)1 << 30;
 
 /* Refinement leaves this part of the error that points have before they are stored (measured: .2 to .4). */
 static const double REFINED = 0.3;
 /* Heads that make up this share of the cost are refined with all steps, the others with one in so many. */
 static const double SHARE = 0.8;
-enum { FEWER_STEPS = 3, FEWER_LESSONS = 4096 };
-/* Recorded queries from which on the fit can do without some of them. */
+enum { FEWER_STEPS = 3 };
+/* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };
 
 typedef struct head_work {
-  pith_menu menu;                       /* its hull */
-  pith_job *job;                        /* NULL: let go of */
-  size_t most;                          /* points that the engine is prepared for */
-  const pith_compress_options *options; /* of the look it is at */
+  pith_menu menu; /* its hull */
+  size_t most;    /* points of the largest size looked at, beside all */
+  bool closer;    /* it is looked at closely */
 } head_work;
 
 typedef struct spread {
   const pith_heads *heads;
-  pith_compress_options first, closer;
+  pith_rehearsal rehearsal;
+  pith_effort first, closer;
   size_t count;
   head_work *work;     /* (count) */
   pith_option *option; /* (count, MOST_OPTIONS): room of the menus */
@@ -53,36 +52,8 @@ static double weight_of(const spread *s, size_t index) {
   return (s->heads->weight ? s->heads->weight[index] : 1.0) * (double)s->heads->group;
 }
 
-/* ---- Jobs ---- */
-
 static size_t point_bytes(const spread *s, pith_dtype store) {
   return pith_store_point_bytes(store, s->heads->d, s->heads->dv);
-}
-
-static pith_status open_job(pith_context *context, spread *s, size_t index, bool choose) {
-  head_work *work = &s->work[index];
-  PITH_TRY(pith_job_open(context, s->heads, work->options, choose, index, &work->job));
-  return pith_job_prepare(context, work->job, work->most);
-}
-
-static pith_status obtain(pith_context *context, spread *s, size_t index) {
-  head_work *work = &s->work[index];
-  if (work->job) return PITH_OK;
-  PITH_TRY(open_job(context, s, index, true));
-  return work->job->choosers.count > 0
-             ? PITH_OK
-             : pith_fail(context, PITH_E_ARGUMENT,
-                         "budget: the recorded queries are too few to choose sizes by; give more, or use budget even "
-                         "and a store of your choice");
-}
-
-static void let_go(pith_context *context, head_work *work) {
-  pith_job_close(context, work->job);
-  work->job = NULL;
-}
-
-static void spare_memory(pith_context *context, head_work *work) {
-  if (pith_context_bytes(context) > MOST_KEPT) let_go(context, work);
 }
 
 /* ---- Menus ---- */
@@ -98,43 +69,58 @@ static size_t list_sizes(const pith_job *job, size_t most, size_t *sizes) {
   return count;
 }
 
-static void add_option(const spread *s, size_t index, size_t points, pith_dtype store, double cost) {
-  pith_menu *menu = &s->work[index].menu;
-  menu->option[menu->count++] = (pith_option){points, store, points * point_bytes(s, store), cost};
-}
-
 /* What is to be reckoned with: the mean and its standard error, since a few queries may see little of the worst. Points
- * are refined once they are chosen, which leaves what storing them adds. */
-static double expected_error(const pith_job *job, size_t points, const pith_met_error *error,
-                             const pith_met_error *plain) {
-  double squared = error->squared + error->deviation;
-  if (job->problem.refine == 0 || points <= pith_job_exact(job) || points >= job->problem.n) return squared;
-  return squared - (1 - REFINED) * fmin(squared, plain->squared + plain->deviation);
+ * will be refined once they are chosen, which leaves what storing them adds. */
+static double expected_error(const spread *s, const pith_job *job, size_t points, const pith_tried *tried,
+                             const pith_tried *plain) {
+  double squared = tried->error.squared + tried->error.deviation;
+  if (s->heads->options->refine == 0 || points <= pith_job_exact(job) || points >= job->problem.n) return squared;
+  return squared - (1 - REFINED) * fmin(squared, plain->error.squared + plain->error.deviation);
 }
 
-static pith_status look(pith_context *context, spread *s, size_t index) {
-  head_work *work = &s->work[index];
-  PITH_TRY(obtain(context, s, index));
-  size_t sizes[MOST_SIZES], count = list_sizes(work->job, work->most, sizes);
+static void add_option(const spread *s, size_t index, size_t rehearsed, pith_dtype store, double cost, double drift) {
+  pith_menu *menu = &s->work[index].menu;
+  size_t points = pith_points_meant(&s->rehearsal, s->heads->n, rehearsed);
+  menu->option[menu->count++] = (pith_option){points, store, points * point_bytes(s, store), cost, drift};
+}
+
+/* Fills the menu of a head that is prepared; between two sizes, errors are interpolated. */
+static pith_status try_sizes(pith_context *context, spread *s, size_t index, pith_job *job, size_t most) {
+  size_t sizes[MOST_SIZES], count = list_sizes(job, most, sizes);
   double before[MOST_STORES] = {0};
-  work->menu = (pith_menu){.option = s->option + index * MOST_OPTIONS};
+  if (job->choosers.count == 0)
+    return pith_fail(context, PITH_E_ARGUMENT,
+                     "budget: the recorded queries are too few to choose sizes by; give more, or use budget even "
+                     "and a store of your choice");
+  s->work[index].menu = (pith_menu){.option = s->option + index * MOST_OPTIONS};
   for (size_t i = 0; i < count; i++) {
-    bool whole = sizes[i] == work->job->problem.n;
+    bool whole = sizes[i] == job->problem.n;
     size_t first = s->store_count > 1 && !(whole && s->plenty), stores = s->store_count - first;
-    pith_met_error errors[MOST_STORES];
-    PITH_TRY(pith_job_try(context, work->job, sizes[i], s->store + first, stores, errors));
+    pith_tried tried[MOST_STORES];
+    PITH_TRY(pith_job_try(context, job, sizes[i], s->store + first, stores, tried));
     for (size_t j = 0; j < stores; j++) {
-      double cost = weight_of(s, index) * expected_error(work->job, sizes[i], &errors[j], &errors[0]);
-      add_option(s, index, sizes[i], s->store[first + j], cost);
+      pith_dtype store = s->store[first + j];
+      double cost = weight_of(s, index) * expected_error(s, job, sizes[i], &tried[j], &tried[0]);
+      double drift = tried[j].foretold > 0 ? tried[j].error.squared / tried[j].foretold : 1;
+      add_option(s, index, sizes[i], store, cost, drift);
       if (i > 0 && !whole)
-        add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), s->store[first + j],
-                   sqrt(before[j] * cost));
+        add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), store, sqrt(before[j] * cost), drift);
       before[j] = cost;
     }
   }
-  pith_menu_hull(&work->menu);
-  spare_memory(context, work);
+  pith_menu_hull(&s->work[index].menu);
   return PITH_OK;
+}
+
+static pith_status look(pith_context *context, spread *s, size_t index) {
+  const head_work *work = &s->work[index];
+  size_t most = pith_points_rehearsed(&s->rehearsal, s->heads->n, work->most);
+  pith_job *job = NULL;
+  PITH_TRY(pith_job_open(context, &s->rehearsal.heads, work->closer ? &s->closer : &s->first, true, index, &job));
+  pith_status status = pith_job_prepare(context, job, most);
+  if (status == PITH_OK) status = try_sizes(context, s, index, job, most);
+  pith_job_close(context, job);
+  return status;
 }
 
 /* ---- Choosing ---- */
@@ -166,8 +152,8 @@ static size_t closer_size(const spread *s, size_t index, double least) {
   return wanted >= 2 * most && most < last ? pith_min_size(wanted, last) : 0;
 }
 
-/* What is left goes into more points of heads, those first that cost most: at first of heads that are prepared for
- * more, then of any that are not whole. */
+/* What is left goes into more points of heads, those first that cost most: at first up to sizes that were looked at,
+ * then of any that are not whole. */
 static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool even, size_t *points) {
   size_t *order = pith_allocate(context, s->count, sizeof *order), left = bytes;
   if (!order) return PITH_E_MEMORY;
@@ -180,16 +166,13 @@ static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool 
   }
   for (size_t k = 0; k < 2 * s->count; k++) {
     size_t i = order[k % s->count], size = point_bytes(s, chosen_of(s, i)->store);
-    head_work *work = &s->work[i];
+    const head_work *work = &s->work[i];
     size_t limit = k < s->count ? work->most : pith_max_size(work->most, s->heads->n - s->heads->n / 4);
     size_t share = even ? bytes / s->count - points[i] * size : left;
     if (points[i] >= limit || share < size) continue;
     size_t more = pith_min_size(share / size, limit - points[i]);
     points[i] += more;
     left -= more * size;
-    if (points[i] <= work->most) continue;
-    work->most = points[i];
-    let_go(context, work);
   }
   pith_release(context, order);
   return PITH_OK;
@@ -227,8 +210,7 @@ static pith_status look_closer(pith_context *context, spread *s, size_t *head, s
   for (size_t i = 0; i < s->count; i++) {
     size_t most = closer_size(s, i, least);
     if (most == 0) continue;
-    let_go(context, &s->work[i]);
-    s->work[i].options = &s->closer;
+    s->work[i].closer = true;
     s->work[i].most = most;
     head[(*count)++] = i;
   }
@@ -240,7 +222,6 @@ static pith_status look_at_all(pith_context *context, spread *s, size_t bytes, b
   if (!head) return PITH_E_MEMORY;
   for (size_t i = 0; i < s->count; i++) {
     head[i] = i;
-    s->work[i].options = &s->first;
     s->work[i].most = s->heads->n / FIRST_PART;
   }
   pith_status status = pith_parallel_tasks(context, "looking at heads", count, look_task, &(look_list){s, head});
@@ -278,22 +259,18 @@ typedef struct making {
 
 static pith_status make_head(pith_context *context, void *argument, size_t index) {
   const making *m = argument;
-  head_work *work = &m->s->work[index];
-  const pith_option *chosen = chosen_of(m->s, index);
-  PITH_TRY(obtain(context, m->s, index));
-  if (work->job->model->distinct_count <= FEW) { /* the fit needs those too that sizes were chosen by */
-    let_go(context, work);
-    work->options = m->s->heads->options;
-    PITH_TRY(open_job(context, m->s, index, false));
-  }
-  if (chosen->cost < m->refined_cost) {
-    work->job->problem.refine /= FEWER_STEPS;
-    work->job->problem.lessons = FEWER_LESSONS;
-  }
-  PITH_TRY(pith_job_take(context, work->job, m->points[index], chosen->store, m->summary));
-  PITH_TRY(pith_head_finish(context, m->s->heads, work->job, m->summary));
-  let_go(context, work);
-  return PITH_OK;
+  const spread *s = m->s;
+  const pith_option *chosen = chosen_of(s, index);
+  pith_effort effort = s->closer;
+  if (chosen->cost < m->refined_cost)
+    effort = (pith_effort){s->first.samples, FEWER_LESSONS, s->heads->options->refine / FEWER_STEPS};
+  pith_job *job = NULL;
+  PITH_TRY(pith_job_open(context, s->heads, &effort, false, index, &job));
+  pith_status status = pith_job_prepare(context, job, m->points[index]);
+  if (status == PITH_OK) status = pith_job_take(context, job, m->points[index], chosen->store, m->summary);
+  if (status == PITH_OK) status = pith_head_finish(context, s->heads, job, chosen->drift, m->summary);
+  pith_job_close(context, job);
+  return status;
 }
 
 static pith_status make_all(pith_context *context, spread *s, size_t bytes, bool even, pith_summary *summary) {
@@ -307,11 +284,14 @@ static pith_status make_all(pith_context *context, spread *s, size_t bytes, bool
   return status;
 }
 
+static size_t at_most(size_t samples, size_t most) { return samples ? pith_min_size(samples, most) : most; }
+
 static void set_up(spread *s, size_t bytes) {
   const pith_compress_options *o = s->heads->options;
-  s->first = s->closer = *o;
-  s->first.samples = o->samples ? pith_min_size(o->samples, LOOK_SAMPLES) : LOOK_SAMPLES;
-  s->closer.samples = o->samples ? o->samples : CLOSER_SAMPLES;
+  size_t recorded = s->heads->queries->shape[s->heads->queries->ndim - 2] * s->heads->group;
+  s->first = (pith_effort){.samples = recorded > FEW ? at_most(o->samples, LOOK_SAMPLES) : o->samples};
+  s->closer = (pith_effort){at_most(o->samples, CLOSER_SAMPLES), LESSONS, o->refine};
+  (void)pith_rehearsal_set(s->heads, &s->rehearsal);
   static const pith_dtype all[] = {PITH_F16, PITH_Q8, PITH_Q4};
   bool automatic = o->store == PITH_STORE_AUTO;
   s->plenty = bytes > s->count * s->heads->n * point_bytes(s, PITH_Q8);
@@ -329,7 +309,6 @@ pith_status pith_spread(pith_context *context, const pith_heads *heads, size_t b
   pith_status status = s.work && s.option && s.chosen ? PITH_OK : PITH_E_MEMORY;
   if (status == PITH_OK) status = look_at_all(context, &s, bytes, even);
   if (status == PITH_OK) status = make_all(context, &s, bytes, even, summary);
-  for (size_t i = 0; s.work && i < s.count; i++) let_go(context, &s.work[i]);
   pith_release(context, s.work);
   pith_release(context, s.option);
   pith_release(context, s.chosen);
