@@ -57,7 +57,7 @@ typedef struct compression {
   pith_llama_rows rows;
   llama_queries queries;
   pith_array asked; /* those of the queries that may be used */
-  size_t query_start, cells, null_keys, matter;
+  size_t query_start, cells, filled, matter;
   pith_summary *summary;
   double seconds;
 } compression;
@@ -231,7 +231,7 @@ static pith_status compress(compression *c) {
                             &c->cells, &c->matter));
   return pith_llama_compress(c->session->context, a->output, c->state, &c->heads, &c->rows, c->cells,
                              c->queries.array.data ? &c->asked : NULL, c->query_start, &options, &c->summary,
-                             &c->null_keys);
+                             &c->filled);
 }
 
 static void mean_errors(compression *c, double *error, double *fold) {
@@ -259,7 +259,7 @@ static int report(compression *c) {
     json_object_set_new(object, "query_seconds", json_number(c->queries.seconds));
     json_object_set_new(object, "cells_before", json_count(c->state->cells));
     json_object_set_new(object, "cells", json_count(info.points));
-    json_object_set_new(object, "null_keys", json_count(c->null_keys));
+    json_object_set_new(object, "filled", json_count(c->filled));
     json_object_set_new(object, "file_bytes_before", json_count(before));
     json_object_set_new(object, "file_bytes", json_count(after));
     json_object_set_new(object, "ratio", json_number((double)info.points / (double)c->state->cells));
@@ -274,7 +274,7 @@ static int report(compression *c) {
     FILE *out = c->session->out;
     fprintf(out, "%zu of %zu cells in every head, by %s; %s of %s\n", info.points, c->state->cells, info.engine,
             text_bytes(after).at, text_bytes(before).at);
-    if (c->null_keys > 0) fprintf(out, "%zu null keys fill up heads that need fewer\n", c->null_keys);
+    if (c->filled > 0) fprintf(out, "%zu cells fill up heads that need fewer points\n", c->filled);
     if (c->queries.array.data)
       fprintf(out, "queries: %s (%.1f s); mean error over those held out %.4g, %.2g of it by folding weights\n",
               c->queries.source, c->queries.seconds, error, fold);

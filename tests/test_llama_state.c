@@ -142,10 +142,9 @@ static void whole_states_come_back_to_the_byte(void **state) {
     temporary(path);
     opened o = open_saved(context, i);
     pith_summary *summary = compress(context, &o, "exact", 0, NULL);
-    size_t null_keys = 1;
-    assert_ok(context,
-              pith_llama_rewrite(context, path, o.state, &o.heads, &o.rows, summary, NULL, 0, 1, 1, &null_keys));
-    assert_int_equal(null_keys, 0);
+    size_t filled = 1;
+    assert_ok(context, pith_llama_rewrite(context, path, o.state, &o.heads, &o.rows, summary, NULL, 0, 1, 1, &filled));
+    assert_int_equal(filled, 0);
     pith_file *file = NULL;
     assert_ok(context, pith_file_open(context, path, &file));
     assert_int_equal(file->size, o.state->file->size);
@@ -497,10 +496,10 @@ static void cells_answer_as_the_summary(void **state) {
   char path[40];
   temporary(path);
   pith_summary *summary = compress(context, &o, "nystrom", POINTS, &p.queries);
-  size_t null_keys = 0;
+  size_t filled = 0;
   assert_ok(context,
-            pith_llama_rewrite(context, path, o.state, &o.heads, &o.rows, summary, &p.queries, 0, 1024, 1, &null_keys));
-  assert_int_equal(null_keys, 0);
+            pith_llama_rewrite(context, path, o.state, &o.heads, &o.rows, summary, &p.queries, 0, 1024, 1, &filled));
+  assert_int_equal(filled, 0);
   ends_are_exact(context, path, &o, 1, 1);
   assert_true(worst_answer(context, path, &o, summary, &p.queries) < 1e-3);
   pith_summary_free(summary);
@@ -530,14 +529,14 @@ static void fuller_heads_answer_nearly_so(void **state) {
   options.rope_base = o.heads.rope_base;
   options.query_start = 0;
   pith_summary *summary = NULL;
-  size_t null_keys = 0;
+  size_t filled = 0;
   assert_ok(context, pith_compress(context, &o.rows.keys, &o.rows.values, &p.queries, &options, &summary));
   assert_ok(context,
-            pith_llama_rewrite(context, path, o.state, &o.heads, &o.rows, summary, &p.queries, 0, 1024, 1, &null_keys));
-  assert_true(null_keys > 0);
+            pith_llama_rewrite(context, path, o.state, &o.heads, &o.rows, summary, &p.queries, 0, 1024, 1, &filled));
+  assert_true(filled > 0);
   ends_are_exact(context, path, &o, 1, 1);
   const double worst = worst_answer(context, path, &o, summary, &p.queries);
-  print_message("%zu cells fill heads up: answers differ by %.2g at most\n", null_keys, worst);
+  print_message("%zu cells fill heads up: answers differ by %.2g at most\n", filled, worst);
   assert_true(worst < 2.5); /* copies of one point only, which share its weight: 22 */
   pith_summary_free(summary);
   assert_int_equal(unlink(path), 0);

@@ -132,7 +132,7 @@ typedef struct rewriting {
   const pith_array *queries;
   size_t query_start, horizon, sinks, cells;
   float **keys, **values; /* (layers) of (cells, width) */
-  size_t null_keys;
+  size_t filled;
 } rewriting;
 
 /* Heads with fewer points than there are cells are filled up by what is asked of them. */
@@ -145,7 +145,7 @@ static pith_status fill_up(pith_context *context, rewriting *w, size_t layer, si
         context, PITH_E_ARGUMENT,
         "layer %zu, head %zu: %zu points for %zu cells; without recorded queries heads cannot be filled up", layer,
         head, points, w->cells);
-  w->null_keys += w->cells - points;
+  w->filled += w->cells - points;
   const pith_llama_asked asked = {w->queries, w->query_start, w->rows->keys.shape[2], w->horizon, layer, head};
   return pith_llama_fill(context, w->heads, &asked, view->exact, points, w->cells, keys, values);
 }
@@ -220,7 +220,7 @@ static pith_status find_cells(pith_context *context, rewriting *w) {
 pith_status pith_llama_rewrite(pith_context *context, const char *path, const pith_llama_state *state,
                                const pith_llama_heads *heads, const pith_llama_rows *rows, const pith_summary *summary,
                                const pith_array *queries, size_t query_start, size_t horizon, size_t sinks,
-                               size_t *null_keys) {
+                               size_t *filled) {
   rewriting w = {.state = state,
                  .heads = heads,
                  .rows = rows,
@@ -244,7 +244,7 @@ pith_status pith_llama_rewrite(pith_context *context, const char *path, const pi
   for (size_t layer = 0; w.keys && layer < state->layers; layer++) pith_release(context, w.keys[layer]);
   pith_release(context, w.keys);
   pith_release(context, positions);
-  if (status >= 0 && null_keys) *null_keys = w.null_keys;
+  if (status >= 0 && filled) *filled = w.filled;
   return status;
 }
 
@@ -266,7 +266,7 @@ pith_compress_options pith_llama_options(const pith_llama_heads *heads, const pi
 pith_status pith_llama_compress(pith_context *context, const char *path, const pith_llama_state *state,
                                 const pith_llama_heads *heads, const pith_llama_rows *rows, size_t cells,
                                 const pith_array *queries, size_t query_start, const pith_compress_options *options,
-                                pith_summary **summary, size_t *null_keys) {
+                                pith_summary **summary, size_t *filled) {
   pith_compress_options o = pith_llama_options(heads, options, queries, query_start);
   if (cells == state->cells)
     o.engine = "exact";
@@ -275,7 +275,7 @@ pith_status pith_llama_compress(pith_context *context, const char *path, const p
   pith_summary *made = NULL;
   PITH_TRY(pith_compress(context, &rows->keys, &rows->values, queries, &o, &made));
   pith_status status =
-      pith_llama_rewrite(context, path, state, heads, rows, made, queries, query_start, o.horizon, o.sinks, null_keys);
+      pith_llama_rewrite(context, path, state, heads, rows, made, queries, query_start, o.horizon, o.sinks, filled);
   if (status < 0)
     pith_summary_free(made);
   else

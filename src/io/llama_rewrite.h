@@ -27,14 +27,14 @@ void pith_llama_rows_close(pith_context *context, pith_llama_rows *rows);
 pith_array pith_llama_queries(const pith_llama_rows *rows, const pith_array *queries, size_t *query_start);
 
 /* Writes the points of a summary, whose weights are folded, as a state with as many cells as its largest head has
- * points. Heads with fewer points are filled up (null_keys cells) with copies of the points that `queries` (turned to
+ * points. Heads with fewer points are filled up (filled cells) with copies of the points that `queries` (turned to
  * the next `horizon` positions) attend to least; copies share a weight. The first `sinks` cells are at positions 0, 1,
  * ..., the others at the last positions, the rows of the window at their own. `queries` NULL: heads must have the same
  * number of points. */
 pith_status pith_llama_rewrite(pith_context *context, const char *path, const pith_llama_state *state,
                                const pith_llama_heads *heads, const pith_llama_rows *rows, const pith_summary *summary,
                                const pith_array *queries, size_t query_start, size_t horizon, size_t sinks,
-                               size_t *null_keys);
+                               size_t *filled);
 
 /* Options as rewriting takes them: of those given engine, sinks, window, horizon, samples, refine, seed and head
  * weights count. */
@@ -53,6 +53,6 @@ pith_status pith_llama_aim(pith_context *context, const pith_llama_heads *heads,
 pith_status pith_llama_compress(pith_context *context, const char *path, const pith_llama_state *state,
                                 const pith_llama_heads *heads, const pith_llama_rows *rows, size_t cells,
                                 const pith_array *queries, size_t query_start, const pith_compress_options *options,
-                                pith_summary **summary, size_t *null_keys);
+                                pith_summary **summary, size_t *filled);
 
 #endif

@@ -49,7 +49,7 @@ small[start + 12:start + 14] = b"\xff\xff"
 open("nan.state", "wb").write(small)'
 quietly llama compress long.state --model M.gguf --ratio 1/4 -o small.state --json --refine 20
 cp .out report.json
-check has report.json engine queries query_seconds cells_before cells null_keys file_bytes_before file_bytes ratio probe_error fold_error predicted_kl seed seconds
+check has report.json engine queries query_seconds cells_before cells filled file_bytes_before file_bytes ratio probe_error fold_error predicted_kl seed seconds
 check true report.json 'r["queries"] == "recomputed" and r["cells"] == 48 and r["cells_before"] == 192 and r["ratio"] == 0.25'
 check true report.json 'r["file_bytes"] < 0.27 * r["file_bytes_before"] and r["probe_error"] > 0'
 "$PYTHON" -c '
