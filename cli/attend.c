@@ -39,8 +39,8 @@ static const cli_option mask_options[] = {
     {"block-size", 0, OPTION_COUNT, "N", "queries and keys of a block (default: what divides them evenly)",
      FIELD(block), .least = 1},
     {"eps", 0, OPTION_REAL, "E",
-     "read only the keys that an error of at most E needs (L2 norm of each answer's), or exit code 4", FIELD(eps),
-     .open = true},
+     "read only the keys (or points) that an error of at most E needs (L2 norm of each answer's), or exit code 4",
+     FIELD(eps), .open = true},
     {"confidence", 0, OPTION_REAL, "C",
      "with --eps: each bound may hold with probability C only, such as 0.99, where drawing some of the keys saves "
      "reading",
@@ -68,10 +68,6 @@ static int check_usage(const cli_command *command, const attend_arguments *argum
   if (arguments->summary && pattern)
     return usage_error(command, "%s means nothing with --summary: its points no longer stand at single positions",
                        pattern);
-  if (arguments->summary && arguments->eps > 0)
-    return usage_error(command,
-                       "--eps means nothing with --summary: its points are few already, and 'pith inspect' says "
-                       "what is promised of them");
   if (arguments->confidence > 0 && !(arguments->eps > 0))
     return usage_error(command, "--confidence without --eps E: there is no bound for it to hold of; give both");
   if (arguments->globals && !arguments->window && !arguments->block_mask)
@@ -176,6 +172,8 @@ static pith_status attend(cli_session *session, const answer_source *source, con
     chosen.confidence = ((const attend_arguments *)session->arguments)->confidence;
     chosen.seed = session->common->seed;
     chosen.each = chosen.always = 1; /* what is asked for is few keys, and the index is made for this call alone */
+    if (source->summary)
+      return pith_sparse_attend_summary(session->context, NULL, source->summary, queries, &chosen, out, NULL, sparse);
     return pith_sparse_attend(session->context, NULL, queries, &source->keys.array, &source->values.array, &chosen, out,
                               NULL, sparse);
   }
@@ -226,7 +224,8 @@ static void report(cli_session *session, const pith_array *answers, size_t keys,
       if (sparse->drawn > 0)
         fprintf(session->out, "the bounds of %zu queries hold with probability %g each\n", sparse->drawn,
                 arguments->confidence);
-      fprintf(session->out, "certificate: %s\n", text_certificate(&certificate).at);
+      fprintf(session->out, "certificate: %s%s\n", text_certificate(&certificate).at,
+              arguments->summary ? "; the distance from what all points of the summary answer" : "");
     }
   }
 }
@@ -293,6 +292,9 @@ const cli_command command_attend = {
         "enough the answer is exact. 'fraction_read' is the share of the keys seen whose values were\n"
         "read, and the certificate is the largest bound of all answers. With --confidence keys that are\n"
         "not read may be sampled, and each bound then holds with that probability.\n\n"
+        "With --summary and --eps the same is done over its points: a cache kept in q8 is a summary by\n"
+        "'pith compress --engine exact --store q8'. The bound then is the distance from the answer of all\n"
+        "points; how far these are from the cache 'pith compare' measures.\n\n"
         "A key is seen when --causal, --window and --block-mask all let it through, or when it or the\n"
         "query stands at a --global position (only --causal binds those). Blocks of keys that a query\n"
         "does not see are not read.",
@@ -303,6 +305,9 @@ const cli_command command_attend = {
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal -o - | consumer\n"
         "  To a certified error, reading only what that needs:\n"
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --eps 0.05 -o A.npy --json\n"
+        "  The same from a cache kept in q8:\n"
+        "    pith compress --keys K.npy --values V.npy --engine exact --store q8 --ratio 1 -o C.safetensors\n"
+        "    pith attend --summary C.safetensors --queries Q.npy --eps 0.05 -o A.npy --json\n"
         "  A window and four sinks:\n"
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal --window 512 --global 0-3 -o A.npy\n",
     .groups = groups,

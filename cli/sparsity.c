@@ -10,6 +10,8 @@
 #define FIELD(member) .offset = offsetof(sparsity_arguments, member)
 
 static const cli_option file_options[] = {
+    {"summary", 0, OPTION_FILE, "C.safetensors",
+     "instead of keys and values: a cache as 'pith compress --engine exact' keeps it, in any store", FIELD(summary)},
     {"keys", 0, OPTION_FILE, "K.npy", "keys: (n, d), (heads, n, d) or (layers, heads, n, d)", FIELD(keys)},
     {"queries", 0, OPTION_FILE, "Q.npy", "queries, with the same leading axes or more heads", FIELD(queries)},
     {"values", 0, OPTION_FILE, "V.npy", "values: then the error of the answer from the largest entries is told",
@@ -37,6 +39,8 @@ static void defaults(void *arguments) {
   ((sparsity_arguments *)arguments)->eps = options.eps;
   ((sparsity_arguments *)arguments)->samples = options.queries;
 }
+
+static bool with_values(const sparsity_arguments *arguments) { return arguments->values || arguments->summary; }
 
 /* ---- What is said ---- */
 
@@ -118,14 +122,17 @@ static void report(cli_session *session, const pith_head_profile *profile, size_
   static const char *const headings[] = {"layer", "head",      "keys",  "mean",  "sigma",     "k50",   "k90",
                                          "k99",   "k99.9",     "k eps", "Gauss", "above",     "Gauss", "paper",
                                          "part.", "sink mass", "C",     "95 %",  "rel. error"};
-  cli_table *table = table_create(headings, arguments->values ? 19 : 18);
-  for (size_t i = 0; i < count; i++) print_head(table, &profile[i], arguments->values != NULL);
+  cli_table *table = table_create(headings, with_values(arguments) ? 19 : 18);
+  for (size_t i = 0; i < count; i++) print_head(table, &profile[i], with_values(arguments));
   table_print(table, session->out);
   table_free(table);
-  fprintf(session->out,
-          "k eps: entries that leave %g of the mass; above: entries of weight %g or more; C: k eps = alpha n^C; means "
-          "over up to %zu queries\n",
-          arguments->eps, arguments->eps, profile->queries);
+  fprintf(
+      session->out,
+      "k50 ... k99.9: fewest keys with that share of the mass; k eps: that leave %g of it; above: keys of weight %g "
+      "or\n"
+      "more; Gauss, paper: what Gaussian logits and the paper's bound say of the column before; part.: participation\n"
+      "ratio; C: k eps = alpha n^C, with its interval; means over up to %zu queries\n",
+      arguments->eps, arguments->eps, profile->queries);
   if (count < 2) return;
   double *share = allocate_zero(count, sizeof *share);
   for (size_t i = 0; i < count; i++) share[i] = profile[i].keys > 0 ? profile[i].k90 / profile[i].keys : 0;
@@ -206,30 +213,112 @@ static int draw_map(cli_session *session, const pith_head_profile *profile, size
 
 /* ---- The run ---- */
 
+/* Keys and values from files, or of a summary that holds every row of a cache. */
+typedef struct profile_source {
+  cli_input keys, values;
+  pith_summary *summary;
+  float *rows; /* of the summary: keys (layers, heads, n, d), then values */
+  pith_array key_array, value_array;
+  double scale;
+} profile_source;
+
+static pith_array four_axes(const float *data, const pith_summary_info *info, size_t rows, size_t columns) {
+  const ptrdiff_t row = (ptrdiff_t)(columns * sizeof *data), head = row * (ptrdiff_t)rows;
+  return (pith_array){.data = data,
+                      .dtype = PITH_F32,
+                      .ndim = 4,
+                      .shape = {info->layers, info->heads, rows, columns},
+                      .stride = {head * (ptrdiff_t)info->heads, head, row, sizeof *data}};
+}
+
+/* Puts the points of a head at their positions. False: they are not the rows of a cache, each once. */
+static bool place_points(const pith_head_view *view, float *keys, float *values) {
+  bool *taken = allocate_zero(view->points, sizeof *taken);
+  float *key = allocate_zero(view->points * view->d, sizeof *key);
+  float *value = allocate_zero(view->points * view->dv, sizeof *value);
+  bool good = view->points == view->source_rows;
+  pith_head_to_f32(view, key, value);
+  for (size_t i = 0; good && i < view->points; i++) {
+    const int64_t at = view->index[i];
+    good = at >= 0 && (uint64_t)at < view->points && !taken[at] && view->log_weight[i] == 0;
+    if (!good) break;
+    taken[at] = true;
+    memcpy(keys + (size_t)at * view->d, key + i * view->d, view->d * sizeof *keys);
+    memcpy(values + (size_t)at * view->dv, value + i * view->dv, view->dv * sizeof *values);
+  }
+  free(value);
+  free(key);
+  free(taken);
+  return good;
+}
+
+static int open_summary(cli_session *session, const char *path, profile_source *source) {
+  pith_head_view first;
+  pith_status status = pith_summary_load(session->context, path, &source->summary);
+  if (status == PITH_OK) status = pith_summary_head(session->context, source->summary, 0, 0, &first);
+  if (status != PITH_OK) return session_fail(session, status);
+  const pith_summary_info info = pith_summary_describe(source->summary);
+  const size_t heads = info.layers * info.heads, n = first.points, d = first.d, dv = first.dv;
+  source->rows = allocate_zero(heads * n * (d + dv) + 1, sizeof *source->rows);
+  float *values = source->rows + heads * n * d;
+  source->scale = info.scale;
+  for (size_t i = 0; i < heads; i++) {
+    pith_head_view view;
+    status = pith_summary_head(session->context, source->summary, i / info.heads, i % info.heads, &view);
+    if (status != PITH_OK) return session_fail(session, status);
+    if (view.points != n || view.d != d || view.dv != dv ||
+        !place_points(&view, source->rows + i * n * d, values + i * n * dv))
+      return session_error(session, EXIT_INPUT,
+                           "--summary %s: layer %zu, head %zu holds %zu points for %zu rows; what is profiled are all "
+                           "rows of a cache, each once: make it with --engine exact, or give --keys",
+                           path, i / info.heads, i % info.heads, view.points, view.source_rows);
+  }
+  source->key_array = four_axes(source->rows, &info, n, d);
+  source->value_array = four_axes(values, &info, n, dv);
+  return EXIT_DONE;
+}
+
+static int source_open(cli_session *session, profile_source *source) {
+  const sparsity_arguments *arguments = session->arguments;
+  if (arguments->summary) return open_summary(session, arguments->summary, source);
+  int code = input_open(session, "--keys", arguments->keys, &source->keys);
+  if (!code && arguments->values) code = input_open(session, "--values", arguments->values, &source->values);
+  source->key_array = source->keys.array;
+  source->value_array = source->values.array;
+  return code;
+}
+
+static void source_close(profile_source *source) {
+  free(source->rows);
+  pith_summary_free(source->summary);
+  input_close(&source->values);
+  input_close(&source->keys);
+}
+
 static int profile(cli_session *session) {
   const sparsity_arguments *arguments = session->arguments;
   cli_plot *plot = NULL;
-  cli_input keys = {0}, values = {0}, queries = {0};
+  cli_input queries = {0};
+  profile_source source = {0};
   pith_head_profile *found = NULL;
   int code = EXIT_DONE;
   if (arguments->plot) code = session_output(session, "--plot", arguments->plot);
   if (!code && arguments->plot) code = plot_create(session, "--plot", "entries", "mass of all others", &plot);
-  if (!code) code = input_open(session, "--keys", arguments->keys, &keys);
-  if (!code && arguments->values) code = input_open(session, "--values", arguments->values, &values);
+  if (!code) code = source_open(session, &source);
   if (!code) code = input_open(session, "--queries", arguments->queries, &queries);
   if (code) goto done;
 
   pith_profile_options options;
   pith_profile_options_init(&options);
   options.causal = arguments->causal;
-  options.scale = arguments->scale;
+  options.scale = arguments->scale != 0 ? arguments->scale : source.scale;
   options.eps = arguments->eps;
   options.queries = arguments->samples;
   size_t layers = pith_array_layers(&queries.array), heads = 0;
   if (queries.array.ndim >= 2) heads = pith_array_heads(&queries.array);
   found = allocate_zero(layers * heads, sizeof *found);
-  pith_status status = pith_attention_profile(session->context, &queries.array, &keys.array,
-                                              arguments->values ? &values.array : NULL, &options, found);
+  pith_status status = pith_attention_profile(session->context, &queries.array, &source.key_array,
+                                              with_values(arguments) ? &source.value_array : NULL, &options, found);
   if (status < 0) {
     code = session_fail(session, status);
     goto done;
@@ -245,8 +334,7 @@ done:
   free(found);
   plot_free(plot);
   input_close(&queries);
-  input_close(&values);
-  input_close(&keys);
+  source_close(&source);
   return code;
 }
 
@@ -255,12 +343,16 @@ static int run(cli_session *session) {
   if (session->operand_count > 0) {
     if (strcmp(session->operands[0], "experiment") != 0)
       return usage_error(session->command, "unknown word '%s'; there is: experiment", session->operands[0]);
-    if (arguments->keys || arguments->values || arguments->queries || arguments->causal || arguments->scale != 0)
+    if (arguments->summary || arguments->keys || arguments->values || arguments->queries || arguments->causal ||
+        arguments->scale != 0)
       return usage_error(session->command,
                          "experiment makes its own logits; leave the files, --causal and --scale out");
     return sparsity_experiment(session);
   }
-  if (!arguments->keys) return usage_error(session->command, "--keys K.npy is missing");
+  if (arguments->summary && (arguments->keys || arguments->values))
+    return usage_error(session->command, "--summary together with --keys or --values; give one or the other");
+  if (!arguments->summary && !arguments->keys)
+    return usage_error(session->command, "--keys K.npy is missing, or --summary C.safetensors");
   if (!arguments->queries) return usage_error(session->command, "--queries Q.npy is missing");
   return profile(session);
 }
@@ -268,7 +360,7 @@ static int run(cli_session *session) {
 const cli_command command_sparsity = {
     .name = "sparsity",
     .summary = "how few keys carry the attention of each head",
-    .usage = "[experiment] --keys~K.npy --queries~Q.npy [OPTION]...",
+    .usage = "[experiment] (--keys~K.npy [--values~V.npy]~| --summary~C~) --queries~Q.npy [OPTION]...",
     .description =
         "Counts, for every query head, how many keys hold 50, 90, 99 and 99.9 % of the attention, beside what\n"
         "Gaussian logits of the same deviation would do and the bound of arXiv 2404.02690, and how that number\n"
@@ -276,6 +368,7 @@ const cli_command command_sparsity = {
         "Gaussian logits, where they hold and where they fail. docs/sparsity.md reads the figures.",
     .examples =
         "    pith sparsity --keys K.npy --queries Q.npy --values V.npy --causal --plot sparsity.svg\n"
+        "    pith sparsity --summary C.safetensors --queries Q.npy --causal     (of pith compress --engine exact)\n"
         "    pith sparsity experiment --plot experiment.svg\n",
     .groups = groups,
     .arguments_size = sizeof(sparsity_arguments),

@@ -6,7 +6,7 @@
 
 typedef struct sparsity_arguments {
   common_arguments common;
-  const char *keys, *values, *queries, *plot;
+  const char *summary, *keys, *values, *queries, *plot;
   int causal;
   double eps, scale;
   size_t samples;

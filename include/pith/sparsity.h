@@ -6,6 +6,7 @@
 #define PITH_SPARSITY_H
 
 #include "pith/attention.h"
+#include "pith/summary.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -93,6 +94,9 @@ PITH_API PITH_CHECK pith_status pith_sparse_index_append(pith_context *context, 
  * those the index has seen. Worth it where near keys do not come after each other. */
 PITH_API PITH_CHECK pith_status pith_sparse_index_cluster(pith_context *context, pith_sparse_index *index,
                                                           const pith_array *keys, const pith_array *values);
+/* An index of the points of a summary, as they are stored: q8 and q4 too. The summary must outlive its use. */
+PITH_API PITH_CHECK pith_status pith_sparse_index_summary(pith_context *context, const pith_summary *summary,
+                                                          pith_sparse_index **out);
 PITH_API size_t pith_sparse_index_rows(const pith_sparse_index *index);
 PITH_API size_t pith_sparse_index_bytes(const pith_sparse_index *index);
 PITH_API void pith_sparse_index_free(pith_sparse_index *index); /* NULL is fine */
@@ -139,6 +143,16 @@ PITH_API PITH_CHECK pith_status pith_sparse_attend(pith_context *context, const 
                                                    const pith_array *values, const pith_sparse_options *options,
                                                    float *out, pith_sparse_account *accounts,
                                                    pith_sparse_report *report);
+
+/* The same over the points of a summary, weights included: the way to ask a cache that is kept in q8 or q4 (a summary
+ * by the engine `exact`). A bound is of the distance from the answer that all its points give, pith_summary_attend's in
+ * exact arithmetic; how far the summary is from the rows it stands for is another matter (pith_head_view). All points
+ * are seen: masks are refused. scale 0: the summary's own. index NULL: one is made for this call; else one of
+ * pith_sparse_index_summary. The rest is as above. */
+PITH_API PITH_CHECK pith_status pith_sparse_attend_summary(pith_context *context, const pith_sparse_index *index,
+                                                           const pith_summary *summary, const pith_array *queries,
+                                                           const pith_sparse_options *options, float *out,
+                                                           pith_sparse_account *accounts, pith_sparse_report *report);
 
 #ifdef __cplusplus
 }

@@ -1,129 +1,12 @@
-/* attend.c - pith_sparse_attend: the index of all heads of a cache, and queries to it. */
+/* attend.c - pith_sparse_attend: queries to a cache, or to the points of a summary, over its index. */
 #include <math.h>
 #include <string.h>
 
+#include "sparsity/heads.h"
 #include "sparsity/sparse.h"
-
-struct pith_sparse_index {
-  pith_memory *memory;
-  size_t layers, heads, d, dv;
-  pith_dtype dtype; /* of the rows as they are read */
-  pith_sparse_head head[];
-};
+#include "summary/summary.h"
 
 static size_t rows_of(const pith_array *array) { return array->shape[array->ndim - 2]; }
-static size_t columns_of(const pith_array *array) { return array->shape[array->ndim - 1]; }
-static size_t heads_of(const pith_sparse_index *index) { return index->layers * index->heads; }
-
-/* ---- The index ---- */
-
-static pith_status create(pith_context *context, const pith_array *keys, const pith_array *values,
-                          pith_sparse_index **out) {
-  size_t layers = pith_array_layers(keys), heads = pith_array_heads(keys);
-  pith_memory *memory = pith_memory_share(context);
-  pith_sparse_index *index =
-      pith_memory_allocate(memory, 1, sizeof(pith_sparse_index) + layers * heads * sizeof(pith_sparse_head));
-  if (!index) {
-    pith_memory_unshare(memory);
-    return pith_fail(context, PITH_E_MEMORY, "no memory for an index of %zu heads", layers * heads);
-  }
-  *index = (pith_sparse_index){
-      .memory = memory, .layers = layers, .heads = heads, .d = columns_of(keys), .dv = columns_of(values)};
-  for (size_t i = 0; i < layers * heads; i++) index->head[i] = (pith_sparse_head){.memory = memory};
-  *out = index;
-  return PITH_OK;
-}
-
-size_t pith_sparse_index_rows(const pith_sparse_index *index) {
-  size_t rows = heads_of(index) ? index->head[0].rows : 0;
-  for (size_t i = 1; i < heads_of(index); i++) rows = pith_min_size(rows, index->head[i].rows);
-  return rows;
-}
-
-size_t pith_sparse_index_bytes(const pith_sparse_index *index) {
-  size_t bytes = sizeof *index;
-  for (size_t i = 0; i < heads_of(index); i++) bytes += sizeof index->head[i] + pith_sparse_head_bytes(&index->head[i]);
-  return bytes;
-}
-
-void pith_sparse_index_free(pith_sparse_index *index) {
-  if (!index) return;
-  pith_memory *memory = index->memory;
-  for (size_t i = 0; i < heads_of(index); i++) pith_sparse_head_free(&index->head[i]);
-  pith_memory_release(memory, index);
-  pith_memory_unshare(memory);
-}
-
-/* Fails unless the arrays are those of the index, with at least its rows. */
-static pith_status check_index(pith_context *context, const pith_sparse_index *index, const pith_array *keys,
-                               const pith_array *values, pith_dtype dtype) {
-  if (pith_array_layers(keys) != index->layers || pith_array_heads(keys) != index->heads ||
-      columns_of(keys) != index->d || columns_of(values) != index->dv)
-    return pith_fail(
-        context, PITH_E_SHAPE,
-        "keys: %zu layers, %zu heads, %zu columns, %zu of values; the index was made for %zu, %zu, %zu, %zu",
-        pith_array_layers(keys), pith_array_heads(keys), columns_of(keys), columns_of(values), index->layers,
-        index->heads, index->d, index->dv);
-  if (pith_sparse_index_rows(index) > 0 && dtype != index->dtype)
-    return pith_fail(context, PITH_E_TYPE, "keys: rows are read as %s, but the index was made of %s",
-                     pith_dtype_name(dtype), pith_dtype_name(index->dtype));
-  if (rows_of(keys) < pith_sparse_index_rows(index))
-    return pith_fail(context, PITH_E_SHAPE, "keys: %zu rows, but the index has seen %zu; give all rows of the cache",
-                     rows_of(keys), pith_sparse_index_rows(index));
-  return PITH_OK;
-}
-
-static pith_status append(pith_context *context, pith_sparse_index *index, const pith_array *keys,
-                          const pith_array *values) {
-  size_t first = pith_sparse_index_rows(index) / PITH_SPARSE_BLOCK * PITH_SPARSE_BLOCK, count = rows_of(keys);
-  if (first > count) first = 0; /* the check below says so */
-  pith_array new_keys = pith_array_rows(keys, first, count - first);
-  pith_array new_values = pith_array_rows(values, first, count - first);
-  pith_row_source source;
-  PITH_TRY(pith_row_source_open(context, &new_keys, &new_values, &source));
-  pith_status status = check_index(context, index, keys, values, source.keys.dtype);
-  for (size_t i = 0; status == PITH_OK && i < heads_of(index); i++) {
-    pith_rows rows = pith_row_source_head(&source, i);
-    status = pith_sparse_head_append(context, &index->head[i], &rows, first);
-  }
-  if (status == PITH_OK) index->dtype = source.keys.dtype;
-  pith_row_source_close(context, &source);
-  return status;
-}
-
-pith_status pith_sparse_index_append(pith_context *context, pith_sparse_index **index, const pith_array *keys,
-                                     const pith_array *values) {
-  if (!index) return pith_fail(context, PITH_E_ARGUMENT, "index: the pointer is NULL");
-  PITH_TRY(pith_check_shapes(context, NULL, keys, values));
-  pith_sparse_index *made = *index;
-  if (!made) PITH_TRY(create(context, keys, values, &made));
-  pith_status status = append(context, made, keys, values);
-  if (status < 0 && !*index)
-    pith_sparse_index_free(made);
-  else
-    *index = made;
-  return status;
-}
-
-pith_status pith_sparse_index_cluster(pith_context *context, pith_sparse_index *index, const pith_array *keys,
-                                      const pith_array *values) {
-  if (!index) return pith_fail(context, PITH_E_ARGUMENT, "index: NULL was given; call pith_sparse_index_append first");
-  PITH_TRY(pith_check_shapes(context, NULL, keys, values));
-  pith_row_source source;
-  PITH_TRY(pith_row_source_reopen(context, keys, values, &source));
-  pith_status status = check_index(context, index, keys, values, source.keys.dtype);
-  if (status == PITH_OK && rows_of(keys) != pith_sparse_index_rows(index))
-    status = pith_fail(context, PITH_E_SHAPE, "keys: %zu rows, but the index has seen %zu; append them first",
-                       rows_of(keys), pith_sparse_index_rows(index));
-  for (size_t i = 0; status == PITH_OK && i < heads_of(index); i++) {
-    pith_rows rows = pith_row_source_head(&source, i);
-    status = pith_sparse_head_cluster(context, &index->head[i], &rows);
-  }
-  pith_row_source_close(context, &source);
-  return status;
-}
-
-/* ---- Queries ---- */
 
 void pith_sparse_options_init(pith_sparse_options *options) {
   memset(options, 0, sizeof *options);
@@ -164,10 +47,11 @@ static pith_sparse_report summarise(const pith_sparse_account *accounts, size_t 
   return report;
 }
 
+/* rows: of each head of the index. */
 static pith_status attend(pith_context *context, const pith_sparse_index *index, const pith_pattern *pattern,
-                          const pith_row_source *source, const pith_array *queries, const pith_sparse_options *options,
+                          const pith_rows *rows, const pith_array *queries, const pith_sparse_options *options,
                           float *out, pith_sparse_account *accounts) {
-  const size_t group = pith_array_heads(queries) / index->heads, m = rows_of(queries), heads = heads_of(index);
+  const size_t group = pith_array_heads(queries) / index->heads, m = rows_of(queries), heads = pith_sparse_heads(index);
   const bool apart = pattern->mask_count > 1; /* query heads with masks of their own choose for themselves */
   const size_t each = apart ? 1 : group, count = heads * group / each;
   pith_sparse_job *jobs = pith_allocate(context, count, sizeof *jobs);
@@ -175,7 +59,7 @@ static pith_status attend(pith_context *context, const pith_sparse_index *index,
   pith_status status =
       jobs && query ? pith_queries_to_f32(context, queries, pattern->options.scale, query) : PITH_E_MEMORY;
   for (size_t i = 0; status == PITH_OK && i < count; i++)
-    jobs[i] = (pith_sparse_job){.rows = pith_row_source_head(source, apart ? i / group : i),
+    jobs[i] = (pith_sparse_job){.rows = rows[apart ? i / group : i],
                                 .head = &index->head[apart ? i / group : i],
                                 .heads = each,
                                 .queries = m,
@@ -196,6 +80,34 @@ static pith_status attend(pith_context *context, const pith_sparse_index *index,
   return status;
 }
 
+/* What both ways to ask have in common once rows and masks are known. */
+static pith_status answer(pith_context *context, const pith_sparse_index *index, const pith_pattern *pattern,
+                          const pith_rows *rows, const pith_array *queries, const pith_sparse_options *options,
+                          float *out, pith_sparse_account *accounts, pith_sparse_report *report) {
+  const size_t count = pith_array_layers(queries) * pith_array_heads(queries) * rows_of(queries);
+  pith_sparse_account *all = accounts ? accounts : pith_allocate(context, count, sizeof *all);
+  if (!all) return PITH_E_MEMORY;
+  pith_status status = attend(context, index, pattern, rows, queries, options, out, all);
+  if (status == PITH_OK) {
+    pith_sparse_report found = summarise(all, count);
+    for (size_t i = 0; i < pith_sparse_heads(index); i++)
+      found.trivial = fmax(found.trivial, 2 * (double)index->head[i].most_value);
+    if (report) *report = found;
+    if (found.bound > options->eps)
+      status = pith_fail(context, PITH_NOT_CERTIFIED,
+                         "eps: an answer is known to within %g only, which is above %g; a larger eps is needed",
+                         found.bound, options->eps);
+  }
+  if (all != accounts) pith_release(context, all);
+  return status;
+}
+
+static pith_status check_out(pith_context *context, const pith_array *queries, const float *out) {
+  const size_t count = pith_array_layers(queries) * pith_array_heads(queries) * rows_of(queries);
+  if (!out && count > 0) return pith_fail(context, PITH_E_ARGUMENT, "out: the pointer is NULL for %zu queries", count);
+  return PITH_OK;
+}
+
 pith_status pith_sparse_attend(pith_context *context, const pith_sparse_index *index, const pith_array *queries,
                                const pith_array *keys, const pith_array *values, const pith_sparse_options *options,
                                float *out, pith_sparse_account *accounts, pith_sparse_report *report) {
@@ -203,38 +115,65 @@ pith_status pith_sparse_attend(pith_context *context, const pith_sparse_index *i
   PITH_TRY(pith_check_shapes(context, queries, keys, values));
   pith_sparse_options chosen;
   PITH_TRY(read_options(context, options, &chosen));
-  const size_t count = pith_array_layers(queries) * pith_array_heads(queries) * rows_of(queries);
-  if (!out && count > 0) return pith_fail(context, PITH_E_ARGUMENT, "out: the pointer is NULL for %zu queries", count);
-
-  pith_sparse_index *own = NULL;
+  PITH_TRY(check_out(context, queries, out));
+  const size_t layers = pith_array_layers(keys), heads = pith_array_heads(keys);
   pith_pattern pattern;
   PITH_TRY(pith_pattern_open(context, &chosen.attention, queries, keys, &pattern));
   pith_row_source source = {0};
-  pith_sparse_account *all = accounts ? accounts : pith_allocate(context, count, sizeof *all);
-  pith_status status = all ? PITH_OK : PITH_E_MEMORY;
-  if (status == PITH_OK && !index) {
-    status = pith_sparse_index_append(context, &own, keys, values);
-    index = own;
-  }
+  pith_sparse_index *own = NULL;
+  pith_status status = index ? PITH_OK : pith_sparse_index_append(context, &own, keys, values);
   if (status == PITH_OK) status = pith_row_source_reopen(context, keys, values, &source);
-  if (status == PITH_OK) status = check_index(context, index, keys, values, source.keys.dtype);
-  if (status == PITH_OK && rows_of(keys) != pith_sparse_index_rows(index))
-    status = pith_fail(context, PITH_E_SHAPE, "keys: %zu rows, but the index has seen %zu; append them first",
-                       rows_of(keys), pith_sparse_index_rows(index));
-  if (status == PITH_OK) status = attend(context, index, &pattern, &source, queries, &chosen, out, all);
-  if (status == PITH_OK) {
-    pith_sparse_report found = summarise(all, count);
-    for (size_t i = 0; i < heads_of(index); i++)
-      found.trivial = fmax(found.trivial, 2 * (double)index->head[i].most_value);
-    if (report) *report = found;
-    if (found.bound > chosen.eps)
-      status = pith_fail(context, PITH_NOT_CERTIFIED,
-                         "eps: an answer is known to within %g only, which is above %g; a larger eps is needed",
-                         found.bound, chosen.eps);
-  }
-  if (all != accounts) pith_release(context, all);
+  pith_rows *rows = status == PITH_OK ? pith_allocate(context, layers * heads, sizeof *rows) : NULL;
+  if (status == PITH_OK && !rows) status = PITH_E_MEMORY;
+  for (size_t i = 0; rows && i < layers * heads; i++) rows[i] = pith_row_source_head(&source, i);
+  if (index && status == PITH_OK) status = pith_sparse_index_check(context, index, rows, layers, heads);
+  chosen.attention = pattern.options;
+  if (status == PITH_OK)
+    status = answer(context, index ? index : own, &pattern, rows, queries, &chosen, out, accounts, report);
+  pith_release(context, rows);
   pith_row_source_close(context, &source);
   pith_sparse_index_free(own);
   pith_pattern_close(context, &pattern);
+  return status;
+}
+
+/* A summary has no masks. */
+static pith_status whole_pattern(pith_context *context, const pith_sparse_options *options, double own_scale,
+                                 pith_mask *mask, pith_pattern *out) {
+  const pith_attention_options *asked = &options->attention;
+  if (asked->causal || asked->window || asked->global_count || asked->block_mask)
+    return pith_fail(context, PITH_E_ARGUMENT,
+                     "attention: a mask was given, but the points of a summary stand at no positions; leave it out");
+  if (!isfinite(asked->scale)) return pith_fail(context, PITH_E_ARGUMENT, "scale: %g is not finite", asked->scale);
+  *mask = (pith_mask){0};
+  *out = (pith_pattern){.options = *asked, .mask_count = 1, .masks = mask};
+  if (asked->scale == 0) out->options.scale = own_scale;
+  return PITH_OK;
+}
+
+pith_status pith_sparse_attend_summary(pith_context *context, const pith_sparse_index *index,
+                                       const pith_summary *summary, const pith_array *queries,
+                                       const pith_sparse_options *options, float *out, pith_sparse_account *accounts,
+                                       pith_sparse_report *report) {
+  if (!summary || !queries)
+    return pith_fail(context, PITH_E_ARGUMENT, "%s: NULL was given", summary ? "queries" : "summary");
+  PITH_TRY(pith_summary_check_queries(context, summary, queries));
+  pith_sparse_options chosen;
+  PITH_TRY(read_options(context, options, &chosen));
+  PITH_TRY(check_out(context, queries, out));
+  const pith_summary_info info = pith_summary_describe(summary);
+  pith_mask mask;
+  pith_pattern pattern;
+  PITH_TRY(whole_pattern(context, &chosen, info.scale, &mask, &pattern));
+  pith_rows *rows = pith_allocate(context, info.layers * info.heads, sizeof *rows);
+  if (!rows) return PITH_E_MEMORY;
+  for (size_t i = 0; i < info.layers * info.heads; i++) rows[i] = pith_sparse_points(summary, i);
+  pith_sparse_index *own = NULL;
+  pith_status status = index ? pith_sparse_index_check(context, index, rows, info.layers, info.heads)
+                             : pith_sparse_index_summary(context, summary, &own);
+  if (status == PITH_OK)
+    status = answer(context, index ? index : own, &pattern, rows, queries, &chosen, out, accounts, report);
+  pith_sparse_index_free(own);
+  pith_release(context, rows);
   return status;
 }

@@ -15,12 +15,7 @@
 
 #include "linalg/linalg.h"
 #include "sparsity/choice.h"
-
-static double norm(const float *x, size_t count) {
-  double sum = 0;
-  for (size_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
-  return sqrt(sum);
-}
+#include "sparsity/lengths.h"
 
 double pith_sparse_tail_error(const pith_sparse_choice *c, const pith_sparse_tail *tail, size_t q, double offset) {
   const pith_sparse_head *head = c->head;
@@ -48,8 +43,8 @@ static double logit_rounding(const pith_sparse_job *job, double query_norm) {
 }
 
 double pith_sparse_rounding(const pith_sparse_job *job, const float *query, const float *answer, size_t count) {
-  double length = norm(answer, job->rows.dv), most = (double)job->head->most_value;
-  double wrong = expm1(logit_rounding(job, norm(query, job->rows.d)) + chain(count, 1) + 64 * PITH_UNIT);
+  double length = pith_norm(answer, job->rows.dv), most = (double)job->head->most_value;
+  double wrong = expm1(logit_rounding(job, pith_norm(query, job->rows.d)) + chain(count, 1) + 64 * PITH_UNIT);
   return wrong * (most + length) * (1 + 1e-6) + 16 * PITH_UNIT * length;
 }
 
@@ -86,7 +81,7 @@ pith_sparse_sums pith_sparse_conclude(const pith_sparse_choice *c, size_t q, con
   }
   double offset = 0;
   for (size_t j = 0; j < dv; j++) offset += pow((double)out[j] - (double)head->anchor[j], 2);
-  const double length = norm(out, dv), most = (double)head->most_value, each = logit_rounding(c->job, c->norm[q]);
+  const double length = pith_norm(out, dv), most = (double)head->most_value, each = logit_rounding(c->job, c->norm[q]);
   const double read_mass = near * (double)sum, wrong = expm1(each + chain(c->chosen, c->width));
   const double least = read_mass / (1 + wrong) + far * tail->low[q];
   const double left = far * pith_sparse_tail_error(c, tail, q, sqrt(offset) * (1 + 1e-9));

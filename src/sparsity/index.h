@@ -60,7 +60,7 @@ typedef struct pith_sparse_head {
 /* Takes in the rows behind those seen before. `rows` holds all rows from row `first` on, which is not behind the whole
  * blocks; type, widths and log-weights (there or not) never change. On failure the head is as before. */
 pith_status pith_sparse_head_append(pith_context *context, pith_sparse_head *head, const pith_rows *rows, size_t first);
-/* Lays the rows of all whole blocks anew, neighbours together (halving along the direction of largest spread). */
+/* Lays the rows of all whole blocks anew, neighbours together. */
 pith_status pith_sparse_head_cluster(pith_context *context, pith_sparse_head *head, const pith_rows *rows);
 void pith_sparse_head_free(pith_sparse_head *head); /* what it holds, not the head */
 size_t pith_sparse_head_bytes(const pith_sparse_head *head);
@@ -80,6 +80,12 @@ static inline bool pith_sparse_turns(const pith_sparse_head *head) {
   return head->d > 1 && (head->d & (head->d - 1)) == 0 && head->d <= (size_t)PITH_SCALED * PITH_MOST_SCALES &&
          !pith_turned(head->dtype, head->d);
 }
+
+/* Makes block `number` of the rows that head->order names for it. buffer: PITH_SPARSE_BLOCK * max(d, dv). */
+void pith_sparse_seal(pith_context *context, pith_sparse_head *head, size_t number, const pith_rows *rows, size_t first,
+                      float *buffer);
+/* order (count): the first `count` rows, a multiple of PITH_SPARSE_BLOCK, near ones in the same block. */
+pith_status pith_sparse_neighbours(pith_context *context, const pith_rows *rows, size_t count, uint32_t *order);
 
 /* A row of keys or values as f32, in the coordinates of the store. */
 void pith_sparse_read_key(const pith_rows *rows, size_t row, float *out);

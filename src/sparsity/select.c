@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "sparsity/choice.h"
+#include "sparsity/lengths.h"
 
 enum {
   GROUP = PITH_MAX_GROUP,
@@ -81,18 +82,12 @@ size_t pith_sparse_space_bytes(size_t rows, size_t d, size_t dv) {
 
 /* ---- Queries, as the index is asked ---- */
 
-static double norm(const float *x, size_t count) {
-  double sum = 0;
-  for (size_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
-  return sqrt(sum);
-}
-
 static void take_queries(pith_sparse_choice *c, size_t head, size_t row) {
   const size_t d = c->head->d, code_d = c->head->code_d;
   const pith_sparse_space *s = &c->space;
   for (size_t q = 0; q < c->group; q++)
     memcpy(s->query + q * d, c->job->query + ((head + q) * c->job->queries + row) * d, d * sizeof(float));
-  for (size_t q = 0; q < c->group; q++) c->norm[q] = norm(s->query + q * d, d) * (1 + 8 * PITH_UNIT);
+  for (size_t q = 0; q < c->group; q++) c->norm[q] = pith_norm(s->query + q * d, d) * (1 + 8 * PITH_UNIT);
   if (pith_turned(c->head->dtype, d)) pith_turn(s->query, c->group, d);
   memcpy(s->turned, s->query, c->group * d * sizeof(float));
   if (pith_sparse_turns(c->head)) pith_turn(s->turned, c->group, d);

@@ -195,7 +195,7 @@ pith_status pith_summary_head(pith_context *context, const pith_summary *summary
 
 /* ---- Asking ---- */
 
-static pith_status check_queries(pith_context *context, const pith_summary *summary, const pith_array *queries) {
+pith_status pith_summary_check_queries(pith_context *context, const pith_summary *summary, const pith_array *queries) {
   size_t layers = summary->info.layers, heads = summary->info.heads;
   if (queries->ndim < 2 || queries->ndim > 4)
     return pith_fail(context, PITH_E_SHAPE, "queries: %zu dimensions; 2 to 4 are needed", queries->ndim);
@@ -256,14 +256,14 @@ static pith_status attend(pith_context *context, const pith_summary *summary, co
 
 pith_status pith_summary_attend(pith_context *context, const pith_summary *summary, const pith_array *queries,
                                 double scale, float *out) {
-  PITH_TRY(check_queries(context, summary, queries));
+  PITH_TRY(pith_summary_check_queries(context, summary, queries));
   return attend(context, summary, queries, NULL, scale, out);
 }
 
 pith_status pith_summary_attend_beside(pith_context *context, const pith_summary *summary, const pith_array *queries,
                                        const pith_array *later_keys, const pith_array *later_values, double scale,
                                        float *out) {
-  PITH_TRY(check_queries(context, summary, queries));
+  PITH_TRY(pith_summary_check_queries(context, summary, queries));
   PITH_TRY(pith_check_shapes(context, queries, later_keys, later_values));
   size_t layers = summary->info.layers, heads = summary->info.heads;
   if (pith_array_layers(later_keys) != layers || pith_array_heads(later_keys) != heads)

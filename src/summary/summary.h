@@ -61,6 +61,9 @@ pith_rows pith_summary_rows(const pith_summary *summary, size_t index);
 /* Makes the certificate of that kind the binding one; any kind that a summary does not have: none. */
 void pith_head_bind(pith_head_view *view, pith_certificate_kind kind);
 
+/* Fails, naming numbers, unless queries fit the summary: layers, heads, columns. */
+pith_status pith_summary_check_queries(pith_context *context, const pith_summary *summary, const pith_array *queries);
+
 /* A certificate that says nothing: kind none, bound and trivial bound infinite. */
 pith_certificate pith_certificate_none(void);
 

@@ -73,5 +73,13 @@ try attend --keys k.npy --values v.npy --queries q.npy --confidence 0.9 -o a.npy
 try attend --keys k.npy --values v.npy --queries q.npy --eps 0.1 --confidence 1 -o a.npy
 try attend --keys k.npy --values v.npy --queries q.npy --eps 0 -o a.npy
 try attend --keys k.npy --values v.npy --queries q.npy --eps -1 -o a.npy
-quietly compress --keys "$DATA/k.npy" --values "$DATA/v.npy" --points 50 --budget even -o S.safetensors
-try attend --summary S.safetensors --queries "$DATA/q.npy" --eps 0.1 -o a.npy
+# A cache kept in q8: the bound is against the answer of all its points.
+quietly compress --keys k.npy --values v.npy --engine exact --store q8 --budget even -o C.safetensors
+quietly attend --summary C.safetensors --queries q.npy -o all.npy
+quietly attend --summary C.safetensors --queries q.npy --eps 0.02 -o a.npy --json
+cp .out report.json
+check true report.json 'r["fraction_read"] < 1/3 and r["certificate"]["certified"] and r["certificate"]["bound"] <= 0.02'
+"$PYTHON" -c 'import numpy as n; e = n.linalg.norm(n.load("all.npy") - n.load("a.npy"), axis=-1).max(); print("within the bound" if 0 < e <= .02 else e)'
+"$PITH" attend --summary C.safetensors --queries q.npy --eps 0.02 -o a.npy | tail -1 | sed -e 's/tail [0-9.]*/tail .../'
+try attend --summary C.safetensors --queries q.npy --eps 0.02 --causal -o a.npy
+try attend --summary C.safetensors --queries q.npy --eps 0.02 --window 3 -o a.npy

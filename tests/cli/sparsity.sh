@@ -16,6 +16,19 @@ entries = (np.cumsum(weight, 1) < .9).sum(1) + 1
 head = json.load(open(".out"))["heads"][0]
 print(abs(head["k90"] - entries.mean()) < 1e-9, abs(head["participation"] - (1 / (weight**2).sum(1)).mean()) < 1e-3)
 END
+# The same of a cache kept in f32, whose rows come back in their order; a summary of few points is no cache.
+quietly sparsity --keys "$DATA/k4.npy" --queries "$DATA/q4.npy" --values "$DATA/v4.npy" --causal --json
+cp .out arrays.json
+quietly compress --keys "$DATA/k4.npy" --values "$DATA/v4.npy" --engine exact --store f32 --budget even -o C.safetensors
+quietly sparsity --summary C.safetensors --queries "$DATA/q4.npy" --causal --json
+cp .out report.json
+"$PYTHON" -c 'import json; print(json.load(open("arrays.json"))["heads"] == json.load(open("report.json"))["heads"])'
+quietly compress --keys "$DATA/k4.npy" --values "$DATA/v4.npy" --engine exact --store q8 --budget even -o C.safetensors
+quietly sparsity --summary C.safetensors --queries "$DATA/q4.npy" --causal --json
+"$PYTHON" -c 'import json; a, b = (json.load(open(f))["heads"] for f in ("arrays.json", ".out")); print(all(abs(x["k90"] - y["k90"]) <= .05 * x["k90"] for x, y in zip(a, b)))'
+quietly compress --keys "$DATA/k.npy" --values "$DATA/v.npy" --points 50 --budget even -o S.safetensors
+try sparsity --summary S.safetensors --queries "$DATA/q.npy"
+try sparsity --summary S.safetensors --keys "$DATA/k.npy" --queries "$DATA/q.npy"
 try sparsity --keys "$DATA/k.npy" --queries "$DATA/q.npy" --eps 0
 try sparsity --keys "$DATA/k.npy" --queries "$DATA/q.npy" --eps 1
 try sparsity --keys "$DATA/k.npy"
