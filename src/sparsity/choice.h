@@ -24,7 +24,8 @@ typedef struct pith_sparse_space {             /* arrays of one choice; P blocks
   uint32_t *order;                             /* (P): open blocks by score */
   float *probe;                                /* (PITH_SPARSE_LOOKS, group, PITH_SPARSE_BLOCK) */
   float *output, *tail;                        /* (group, dv) */
-  uint32_t *chosen;                            /* (rows) */
+  uint32_t *chosen;                            /* (rows): in the order of being chosen */
+  uint64_t *taken;                             /* (P): keys of a block that are chosen, bit by bit */
   unsigned char *sight, *open;                 /* (P) */
   unsigned char *seen;                         /* (rows) */
   char *keys, *values;                         /* (PITH_SPARSE_GATHERED, row) */
@@ -65,7 +66,7 @@ typedef struct pith_sparse_choice {
   double norm[PITH_MAX_GROUP];    /* |query|, rounded up */
   double lost[PITH_MAX_GROUP];    /* |query - its code| */
   double slack[PITH_MAX_GROUP];   /* error of a logit by rounding, for a key of norm 1 */
-  size_t chosen;
+  size_t chosen, read;            /* keys chosen; those of them that were read */
 } pith_sparse_choice;
 
 /* Blocks that were looked at; best first. */
@@ -99,11 +100,14 @@ void pith_sparse_add_open(const pith_sparse_choice *c, size_t p, bool whole, con
                           double times, pith_sparse_tail *tail);
 /* Adds the closed blocks, and writes their weights. */
 void pith_sparse_add_closed(const pith_sparse_choice *c, pith_sparse_tail *tail);
-/* Chooses all keys that reach a threshold (mass: about Z over exp(threshold)); the weights of the others are left in
- * space.weight. */
+/* Nothing is chosen, nothing read. */
+void pith_sparse_start(pith_sparse_choice *c);
+/* Chooses all keys that reach a threshold (mass: about Z over exp(threshold)), beside those chosen before: thresholds
+ * never rise. The weights of the others are left in space.weight. */
 void pith_sparse_pass(pith_sparse_choice *c, const double mass[PITH_MAX_GROUP], pith_sparse_tail *tail);
-/* Attention over the chosen keys: states of the kernels, outputs in space.output. */
-void pith_sparse_read(const pith_sparse_choice *c, float *largest, float *sum);
+/* Attention over the chosen keys that were not read yet: states of the kernels, kept from one call to the next, outputs
+ * in space.output. */
+void pith_sparse_read(pith_sparse_choice *c, float *largest, float *sum);
 bool pith_sparse_sees(const pith_sparse_choice *c, size_t row);
 
 /* ---- conclude.c ---- */

@@ -190,6 +190,7 @@ bool pith_sparse_draw(pith_sparse_choice *c, const pith_sparse_look *look, size_
   double mass[PITH_MAX_GROUP];
   const double reads = pith_sparse_thresholds(c, look, mass);
   if (find_threshold(c, look, mass[0], fail) > reads) return false; /* certainty costs no more */
+  pith_sparse_start(c);
   pith_sparse_pass(c, nothing, &tail);
   pith_sparse_read(c, &largest, &sum);
   pith_sparse_add_means(c);

@@ -5,7 +5,7 @@
 
 #include "sparsity/choice.h"
 
-enum { GROUP = PITH_MAX_GROUP, BLOCK = PITH_SPARSE_BLOCK, ROUNDS = 6, GLANCED = 24 };
+enum { GROUP = PITH_MAX_GROUP, BLOCK = PITH_SPARSE_BLOCK, ROUNDS = 6, GLANCED = 16 };
 
 static const double ALPHA = 2, EXPONENT = 0.6; /* keys of the best blocks in a look: alpha n^C */
 
@@ -62,9 +62,11 @@ void pith_sparse_look_at(const pith_sparse_choice *c, size_t open, pith_sparse_l
 
 /* ---- Thresholds ---- */
 
-/* How far below it the answers' errors are meant to stay, so that the pass need not be done again. */
-static const float START = 7; /* how far below the largest logit of the look thresholds are looked for first */
-static const double MARGIN = 0.6, SURE = 0.95; /* SURE: all open blocks were looked at */
+/* How far below the largest logit of the look thresholds are looked for first. */
+static const float START = 7;
+/* How far below eps the answers' errors are meant to stay, so that the pass need not be done again: where others' keys
+ * are read too (SHARED), errors are smaller anyhow; where all open blocks were looked at (SURE), they are known. */
+static const double MARGIN = 0.6, SHARED = 0.85, SURE = 0.95;
 
 /* A step of the secant method on ln error over the threshold, kept inside of what is known to be too low or too high.
  */
@@ -150,7 +152,7 @@ double pith_sparse_thresholds(pith_sparse_choice *c, const pith_sparse_look *l, 
     }
   }
   for (size_t q = 0; q < c->group; q++) c->offset[q] = expected_offset(c, q, mass[q], squares[q]);
-  const double margin = l->all ? SURE : MARGIN;
+  const double margin = l->all ? SURE : c->group > 2 ? SHARED : MARGIN;
   double target[GROUP] = {0}; /* what rounding takes is not to be had */
   for (size_t q = 0; q < c->group; q++) {
     double rounding = pith_sparse_expected_rounding(c, q) * (double)c->head->most_value;

@@ -115,6 +115,11 @@ static const double IGNORED = 0.02;
 
 enum { AHEAD = 2 }; /* blocks between what is computed and what memory is asked for */
 
+void pith_sparse_start(pith_sparse_choice *c) {
+  c->chosen = c->read = 0;
+  memset(c->space.taken, 0, c->blocks * sizeof *c->space.taken);
+}
+
 void pith_sparse_pass(pith_sparse_choice *c, const double mass[GROUP], pith_sparse_tail *tail) {
   const pith_sparse_space *s = &c->space;
   float logits[GROUP * BLOCK], sum[GROUP] = {0}, square[GROUP] = {0};
@@ -126,19 +131,22 @@ void pith_sparse_pass(pith_sparse_choice *c, const double mass[GROUP], pith_spar
   }
   memset(tail, 0, sizeof *tail);
   pith_sparse_add_closed(c, tail);
-  c->chosen = 0;
+  const bool again = c->chosen > 0;
   for (size_t p = 0; p < c->blocks; p++) {
     if (s->open[p]) {
       pith_sparse_block_logits(c, p, pith_min_size(p + AHEAD, c->head->blocks - 1), logits);
       uint64_t chosen = c->kernels->split(logits, c->group, c->threshold, least, sum, square);
       pith_sparse_add_open(c, p, chosen == 0 && s->sight[p] == PITH_WHOLE, sum, square, 1, tail);
       memcpy(s->weight + p * c->width, sum, c->width * sizeof *sum);
-      for (; chosen; chosen &= chosen - 1)
-        s->chosen[c->chosen++] = c->head->order[p * BLOCK + (size_t)__builtin_ctzll(chosen)];
+      uint64_t fresh = chosen & ~s->taken[p];
+      s->taken[p] = chosen;
+      for (; fresh; fresh &= fresh - 1)
+        s->chosen[c->chosen++] = c->head->order[p * BLOCK + (size_t)__builtin_ctzll(fresh)];
     } else if (s->sight[p] != PITH_WHOLE) {
       memset(s->weight + p * c->width, 0, c->width * sizeof *s->weight);
     }
   }
+  if (again) return;
   for (size_t row = pith_max_size(c->head->blocks * BLOCK, c->first); row < c->last; row++)
     if (pith_sparse_sees(c, row)) s->chosen[c->chosen++] = (uint32_t)row;
 }
@@ -205,15 +213,15 @@ static void gather(const pith_sparse_choice *c, const uint32_t *chosen, size_t c
   attend_rows(c, &near, 0, count, largest, sum);
 }
 
-void pith_sparse_read(const pith_sparse_choice *c, float *largest, float *sum) {
+void pith_sparse_read(pith_sparse_choice *c, float *largest, float *sum) {
   enum { RUN = 32, LONGEST = 512 };
   const pith_sparse_space *s = &c->space;
-  for (size_t q = 0; q < c->group; q++) {
+  for (size_t q = 0; q < c->group && c->read == 0; q++) {
     largest[q] = -INFINITY;
     sum[q] = 0;
   }
-  memset(s->output, 0, c->group * c->head->dv * sizeof(float));
-  for (size_t i = 0, start = 0; i < c->chosen;) {
+  if (c->read == 0) memset(s->output, 0, c->group * c->head->dv * sizeof(float));
+  for (size_t i = c->read, start = c->read; i < c->chosen;) {
     size_t run = 1;
     while (i + run < c->chosen && run < LONGEST && s->chosen[i + run] == s->chosen[i] + run) run++;
     bool in_place = run >= RUN;
@@ -230,4 +238,5 @@ void pith_sparse_read(const pith_sparse_choice *c, float *largest, float *sum) {
     }
     i += run;
   }
+  c->read = c->chosen;
 }

@@ -53,6 +53,7 @@ static size_t lay_out(pith_sparse_space *s, char *at, size_t rows, size_t d, siz
                 {(void **)&s->output, GROUP * dv * f},
                 {(void **)&s->tail, GROUP * dv * f},
                 {(void **)&s->chosen, rows * sizeof(uint32_t)},
+                {(void **)&s->taken, blocks * sizeof(uint64_t)},
                 {(void **)&s->sight, blocks},
                 {(void **)&s->open, blocks},
                 {(void **)&s->seen, rows},
@@ -235,6 +236,8 @@ static size_t open_closed(pith_sparse_choice *c) {
 
 /* ---- Does it pay? ---- */
 
+static const double DEAR = 2; /* reading a key out of line, in streamed rows */
+
 /* How many keys may be read out of line until exact attention is faster, if the codes of so many blocks are looked at;
  * below 0: it is anyhow. Costs in streamed exact rows. */
 static double affordable(const pith_sparse_choice *c, size_t open) {
@@ -244,9 +247,9 @@ static double affordable(const pith_sparse_choice *c, size_t open) {
   double cost = 0.08 * BLOCK * (double)c->blocks + code * BLOCK * (double)open + rest;
   if (c->job->always) return INFINITY;
   if (c->visible < LEAST_ROWS) return -1;
-  const double most = ((double)c->visible - cost) / 2;
+  const double most = ((double)c->visible - cost) / DEAR;
   /* Rows of few bits stream so fast that a wrong guess costs more than a right one saves. */
-  if (dtype == PITH_Q8 || dtype == PITH_Q4) return fmin(most, (double)c->visible / 5);
+  if (dtype == PITH_Q8 || dtype == PITH_Q4) return fmin(most, (double)c->visible / 6);
   return most;
 }
 
@@ -285,16 +288,17 @@ static void aim_lower(pith_sparse_choice *c, size_t open, const pith_sparse_look
   }
 }
 
-/* Answers the queries from the keys chosen; `missed` receives the bounds over eps. Yields whether all hold. */
-static bool answer(pith_sparse_choice *c, const pith_sparse_tail *tail, size_t head, size_t row, double missed[GROUP]) {
+/* Answers the queries from the keys chosen; `missed` receives the bounds over eps, mass what it was used as. largest,
+ * sum: states of the reading. Yields whether all hold. */
+static bool answer(pith_sparse_choice *c, const pith_sparse_tail *tail, size_t head, size_t row, float *largest,
+                   float *sum, double missed[GROUP], double mass[GROUP]) {
   const pith_sparse_job *job = c->job;
-  float largest[GROUP], sum[GROUP];
   bool good = true;
   pith_sparse_read(c, largest, sum);
   pith_sparse_add_means(c);
   for (size_t q = 0; q < c->group; q++) {
     size_t place = (head + q) * job->queries + row;
-    (void)pith_sparse_conclude(c, q, tail, largest[q], sum[q], place);
+    mass[q] = pith_sparse_conclude(c, q, tail, largest[q], sum[q], place).mass;
     missed[q] = job->account[place].bound / job->eps;
     good = good && missed[q] <= 1;
   }
@@ -337,6 +341,8 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
   if (pith_sparse_thresholds(&c, &look, mass) > c.most_reads) return false;
 
   const int tries = job->always ? TRIES : TIMELY;
+  float largest[GROUP] = {0}, sum[GROUP] = {0};
+  pith_sparse_start(&c);
   for (int attempt = 0; attempt < tries; attempt++) {
     pith_sparse_tail tail;
     pith_sparse_pass(&c, mass, &tail);
@@ -345,9 +351,10 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
       missed[q] = pith_sparse_tail_error(&c, &tail, q, c.offset[q]) / (mass[q] * job->eps);
       good = good && missed[q] <= 2.5; /* Z is known roughly */
     }
-    if (good && answer(&c, &tail, head, row, missed)) return true;
+    if (!job->always && !(DEAR * (double)(c.chosen - c.read) < (double)c.visible)) break;
+    if (good && answer(&c, &tail, head, row, largest, sum, missed, mass)) return true;
     if (good && c.chosen == c.visible) break; /* all was read: only rounding is left */
-    if (!job->always && c.chosen > c.visible / 16) break;
+    if (!job->always && !good && c.chosen > c.visible / 16) break;
     aim_lower(&c, open, &look, missed, mass);
   }
   return false;
