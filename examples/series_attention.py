@@ -23,7 +23,7 @@ series = np.array([row[1:] for row in table[: rows + WINDOW]], float).T
 
 windows = np.lib.stride_tricks.sliding_window_view(series[:, :-1], WINDOW, axis=1)
 mean = windows.mean(2, keepdims=True)
-deviation = windows.std(2, keepdims=True) + 1e-3
+deviation = windows.std(2, keepdims=True) + series.std(1)[:, None, None] / 20  # a flat day is no hour magnified
 keys = (windows - mean) / deviation
 values = (series[:, WINDOW:, None] - mean) / deviation
 
