@@ -1,8 +1,9 @@
 /* sparse.c - certified sparse attention: what it reads and errs on real heads, and what it costs on long caches.
  *
- * bench_sparse DATA [RELATIVE [NAME]]
+ * bench_sparse DATA [RELATIVE [NAME [fast]]]
  *                           shares of keys that a relative error (default .01) needs, beside other ways to choose keys;
- *                           arrays DATA/NAME_q.npy, _k, _v: (layers, heads, n, d), default those of the shipped data
+ *                           arrays DATA/NAME_q.npy, _k, _v: (layers, heads, n, d), default those of the shipped data;
+ *                           fast: without the other ways
  * bench_sparse --speed [STORE-D-KEYS]
  *                           time against exact attention of the same rows in turn, 131072 keys, one thread, eight
  *                           queries of one key head; of one row alone, such as f16-64-topics */
@@ -49,7 +50,7 @@ static void speed(pith_context *context, const char *only) {
 
 /* ---- Real heads ---- */
 
-enum { ASKED = 24, MOST_N = 8192 }; /* queries of each query head, among the last quarter of the positions */
+enum { ASKED = 24, MOST_N = 32768 }; /* queries of each query head, among the last quarter of the positions */
 
 typedef struct real {
   const char *name, *title;
@@ -178,6 +179,10 @@ static void real_heads(pith_context *context, const char *folder, const real *wh
     }
   }
   const size_t n = array[1].shape[2], d = array[1].shape[3], dv = array[2].shape[3];
+  if (n > MOST_N) {
+    printf("%s: %zu rows; at most %d\n", which->title, n, (int)MOST_N);
+    return;
+  }
   const size_t layers = array[1].shape[0], heads = array[1].shape[1], group = array[0].shape[1] / heads;
   printf(
       "\n%s: n = %zu, %zu queries a head, relative error %g %%. Shares of the keys read to a true error of that size:\n"
@@ -297,7 +302,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < (argc > 3 ? 1 : sizeof known / sizeof *known); i++)
       real_heads(context, argv[1], argc > 3 ? &given : &known[i], relative, argc > 4);
   } else {
-    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME]] | --speed [STORE-D-KEYS]\n");
+    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME [fast]]] | --speed [STORE-D-KEYS]\n");
     return 2;
   }
   pith_context_free(context);

@@ -1,9 +1,8 @@
 /* sparsity_experiment.c - pith sparsity experiment: the claims of arXiv 2404.02690 on Gaussian logits.
  *
- * One draw of n standard normal numbers, sorted once, serves all regimes: its logits are sigma times it. Two errors
- * are told of keeping the k largest weights P_k, made to sum to 1, in place of all, P. `tail` is the mass of the
- * others: the total variation, and the error of the answer for the worst values of diameter 1. `rms` is |P - P_k|_2:
- * the root mean square error of the answer when values are independent with variance 1. */
+ * Two errors are told of keeping the k largest weights P_k, made to sum to 1, in place of all, P. `tail` is the mass of
+ * the others: the total variation, and the error of the answer for the worst values of diameter 1. `rms` is |P -
+ * P_k|_2: the root mean square error of the answer when values are independent with variance 1. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,32 +11,16 @@
 #include "plot.h"
 #include "sparsity.h"
 #include "sparsity/profile.h"
+#include "sparsity_rows.h"
 
-enum { SIZES = 7, REGIMES = 8, RULES = 4, LARGEST = 1 << 20, DRAWN = 1 << 22, MOST_DRAWS = 64 };
+enum { RULES = 4, LARGEST = 1 << 20, DRAWN = 1 << 22 };
 
-/* sigma is fixed, or sigma^2 = s ln n, which is the collapse at s = 2. */
-typedef struct regime {
-  bool grows;
-  double value;
-} regime;
-static const regime regimes[REGIMES] = {{false, 1}, {false, 2}, {false, 3}, {false, 4},
-                                        {true, .5}, {true, 1},  {true, 2},  {true, 4}};
 static const char *const rule_names[RULES] = {"log n", "64", "n^0.6", "n^0.8"};
 static const double LARGE = 0.01; /* weight that counts as large */
-
-static size_t size_at(size_t index) { return (size_t)256 << 2 * index; }
-
-static double sigma_of(regime r, double n) { return r.grows ? sqrt(r.value * log(n)) : r.value; }
 
 static size_t kept(size_t rule, double n) {
   const double k[RULES] = {log(n), 64, pow(n, 0.6), pow(n, 0.8)};
   return (size_t)fmin(n, ceil(k[rule]));
-}
-
-static cli_text regime_name(regime r) {
-  cli_text out;
-  snprintf(out.at, sizeof out.at, r.grows ? "sigma^2 = %g ln n" : "sigma = %g", r.value);
-  return out;
 }
 
 /* Means over draws at one regime and size. */
@@ -54,36 +37,8 @@ typedef struct results {
   double *collapse; /* (COLLAPSE_SIZES, STEPS, 3) */
 } results;
 
-/* ---- Measures of one row ---- */
-
-/* Weights of sigma times the descending numbers z. */
-static void weigh(const double *z, size_t n, double sigma, double *weight) {
-  double mass = 0;
-  for (size_t j = n; j-- > 0;) mass += weight[j] = exp(sigma * (z[j] - z[0]));
-  for (size_t j = 0; j < n; j++) weight[j] /= mass;
-}
-
-/* Sums of the weights behind the first k, and of their squares. */
-typedef struct ends {
-  double mass, squares;
-} ends;
-
-static ends behind(const double *weight, size_t n, size_t k) {
-  ends sum = {0, 0};
-  for (size_t j = n; j-- > k;) {
-    sum.mass += weight[j];
-    sum.squares += weight[j] * weight[j];
-  }
-  return sum;
-}
-
-static double rms_error(ends all, ends tail) {
-  const double raised = tail.mass / (1 - tail.mass); /* kept weights grow by this part of themselves */
-  return sqrt((all.squares - tail.squares) * raised * raised + tail.squares);
-}
-
 static void add_row(const double *weight, size_t n, double share, cell *out, double *entries) {
-  const ends all = behind(weight, n, 0);
+  const row_ends all = row_behind(weight, n, 0);
   size_t above = 0;
   while (above < n && weight[above] >= LARGE) above++;
   *entries = (double)pith_entries_for(weight, n, 0.05);
@@ -93,33 +48,24 @@ static void add_row(const double *weight, size_t n, double share, cell *out, dou
   out->largest += share * weight[0];
   out->norm += share * sqrt(all.squares);
   for (size_t rule = 0; rule < RULES; rule++) {
-    const ends tail = behind(weight, n, kept(rule, (double)n));
+    const row_ends tail = row_behind(weight, n, kept(rule, (double)n));
     out->tail[rule] += share * tail.mass;
-    out->rms[rule] += share * rms_error(all, tail);
+    out->rms[rule] += share * row_rms_error(all, tail);
   }
-}
-
-/* ---- Draws ---- */
-
-static void draw_row(uint64_t seed, uint32_t object, size_t n, double *z) {
-  pith_stream stream = pith_stream_make(seed, PITH_STREAM_LOGITS, object);
-  for (size_t j = 0; j < n; j++) z[j] = -pith_random_gaussian(&stream, j); /* negated: sorting makes them descend */
-  pith_sort_f64(z, n);
-  for (size_t j = 0; j < n; j++) z[j] = -z[j];
 }
 
 static int draw_all(cli_session *session, results *r) {
   double *z = allocate_zero(2 * (size_t)LARGEST, sizeof *z), *weight = z + LARGEST;
   int code = EXIT_DONE;
   for (size_t s = 0; s < SIZES && !code; s++) {
-    const size_t n = size_at(s);
+    const size_t n = row_size(s);
     r->draws[s] = n * MOST_DRAWS < DRAWN ? MOST_DRAWS : DRAWN / n;
     for (size_t trial = 0; trial < r->draws[s] && !code; trial++) {
       if (progress_report(&session->progress, "drawing", s * MOST_DRAWS + trial, (size_t)SIZES * MOST_DRAWS))
         code = session_fail(session, PITH_E_CANCELLED);
-      draw_row(session->common->seed, (uint32_t)(s * MOST_DRAWS + trial), n, z);
+      row_draw(session->common->seed, (uint32_t)(s * MOST_DRAWS + trial), n, z);
       for (size_t i = 0; i < REGIMES; i++) {
-        weigh(z, n, sigma_of(regimes[i], (double)n), weight);
+        row_weigh(z, n, row_sigma(row_regimes[i], (double)n), weight);
         r->n[i][r->points] = (double)n;
         add_row(weight, n, 1 / (double)r->draws[s], &r->at[i][s], &r->k[i][r->points]);
       }
@@ -140,7 +86,7 @@ static void report_entries(const results *r, FILE *out, json_t *list) {
   for (size_t i = 0; i < REGIMES; i++)
     for (size_t s = 0; s < SIZES; s++) {
       const cell *c = &r->at[i][s];
-      const double n = (double)size_at(s), sigma = sigma_of(regimes[i], n);
+      const double n = (double)row_size(s), sigma = row_sigma(row_regimes[i], n);
       const struct {
         const char *name;
         double value;
@@ -153,10 +99,10 @@ static void report_entries(const results *r, FILE *out, json_t *list) {
                      {"participation", c->participation},
                      {"participation_predicted", n * exp(-sigma * sigma)}};
       json_t *row = json_object();
-      json_object_set_new(row, "regime", json_string(regime_name(regimes[i]).at));
-      json_object_set_new(row, "n", json_count(size_at(s)));
-      table_add(table, "%s", regime_name(regimes[i]).at);
-      table_add(table, "%zu", size_at(s));
+      json_object_set_new(row, "regime", json_string(regime_name(row_regimes[i]).at));
+      json_object_set_new(row, "n", json_count(row_size(s)));
+      table_add(table, "%s", regime_name(row_regimes[i]).at);
+      table_add(table, "%zu", row_size(s));
       table_add(table, "%zu", r->draws[s]);
       for (size_t f = 0; f < sizeof figures / sizeof *figures; f++) {
         json_object_set_new(row, figures[f].name, json_number(figures[f].value));
@@ -175,13 +121,13 @@ static void report_exponents(const results *r, FILE *out, json_t *list) {
   for (size_t i = 0; i < REGIMES; i++) {
     const pith_power_law law = pith_power_law_fit(r->n[i], r->k[i], r->group, r->points);
     const double last = log(r->at[i][SIZES - 1].entries / r->at[i][SIZES - 2].entries) / log(4);
-    table_add(table, "%s", regime_name(regimes[i]).at);
+    table_add(table, "%s", regime_name(row_regimes[i]).at);
     table_add(table, "%.3f", law.exponent);
     table_add(table, "%.3f..%.3f", law.low, law.high);
     table_add(table, "%.3g", law.alpha);
     table_add(table, "%.3f", last);
     json_t *row = json_object();
-    json_object_set_new(row, "regime", json_string(regime_name(regimes[i]).at));
+    json_object_set_new(row, "regime", json_string(regime_name(row_regimes[i]).at));
     json_object_set_new(row, "exponent", json_number(law.exponent));
     json_object_set_new(row, "exponent_interval", json_pack("[ff]", law.low, law.high));
     json_object_set_new(row, "alpha", json_number(law.alpha));
@@ -202,8 +148,8 @@ static void report_errors(const results *r, FILE *out, json_t *list) {
     for (size_t s = 0; s < SIZES; s++) {
       const cell *c = &r->at[i][s];
       json_t *row = json_object(), *tail = json_object(), *rms = json_object();
-      table_add(table, "%s", regime_name(regimes[i]).at);
-      table_add(table, "%zu", size_at(s));
+      table_add(table, "%s", regime_name(row_regimes[i]).at);
+      table_add(table, "%zu", row_size(s));
       for (size_t rule = 0; rule < RULES; rule++) {
         table_add(table, "%.3g", c->tail[rule]);
         json_object_set_new(tail, rule_names[rule], json_number(c->tail[rule]));
@@ -213,8 +159,8 @@ static void report_errors(const results *r, FILE *out, json_t *list) {
         json_object_set_new(rms, rule_names[rule], json_number(c->rms[rule]));
       }
       table_add(table, "%.3g", c->norm);
-      json_object_set_new(row, "regime", json_string(regime_name(regimes[i]).at));
-      json_object_set_new(row, "n", json_count(size_at(s)));
+      json_object_set_new(row, "regime", json_string(regime_name(row_regimes[i]).at));
+      json_object_set_new(row, "n", json_count(row_size(s)));
       json_object_set_new(row, "tail", tail);
       json_object_set_new(row, "rms", rms);
       json_object_set_new(row, "norm", json_number(c->norm));
@@ -222,91 +168,6 @@ static void report_errors(const results *r, FILE *out, json_t *list) {
     }
   if (out) table_print(table, out);
   table_free(table);
-}
-
-/* ---- Equal cost: a fixed k against k = alpha n^C on mixed lengths, all equally likely ---- */
-
-enum { MIXED = 6, BUDGETS = 2, POWERS = 4 };
-static const size_t budgets[BUDGETS] = {64, 512};
-static const double powers[POWERS] = {0, 0.4, 0.7, 1};
-
-/* k at a length, such that the mean over the lengths is the budget; a row has no more than n. */
-static void equal_cost(size_t budget, double power, size_t k[MIXED]) {
-  double low = 0, high = 1e9;
-  for (int step = 0; step < 200; step++) {
-    double alpha = (low + high) / 2, total = 0;
-    for (size_t s = 0; s < MIXED; s++) {
-      double n = (double)size_at(s);
-      k[s] = (size_t)fmin(n, fmax(1, floor(alpha * pow(n, power))));
-      total += (double)k[s];
-    }
-    if (total > (double)(budget * MIXED))
-      high = alpha;
-    else
-      low = alpha;
-  }
-  for (size_t s = 0; s < MIXED; s++)
-    k[s] = (size_t)fmin((double)size_at(s), fmax(1, floor(low * pow((double)size_at(s), power))));
-}
-
-static void report_windows(cli_session *session, FILE *out, json_t *list) {
-  static const char *const headings[] = {"<regime",     "mean k",    "C",          "k at 256",
-                                         "k at 262144", "mean tail", "worst tail", "mean rms"};
-  enum { DRAWS = 8 };
-  const size_t longest = size_at(MIXED - 1);
-  cli_table *table = table_create(headings, 8);
-  double *z = allocate_zero(2 * longest, sizeof *z), *weight = z + longest;
-  static double tail[REGIMES][BUDGETS][POWERS][MIXED], rms[REGIMES][BUDGETS][POWERS][MIXED];
-  memset(tail, 0, sizeof tail);
-  memset(rms, 0, sizeof rms);
-  for (size_t s = 0; s < MIXED; s++)
-    for (uint32_t trial = 0; trial < DRAWS; trial++) {
-      const size_t n = size_at(s);
-      draw_row(session->common->seed, (uint32_t)(s * MOST_DRAWS) + trial, n, z);
-      for (size_t i = 0; i < REGIMES; i++) {
-        weigh(z, n, sigma_of(regimes[i], (double)n), weight);
-        const ends all = behind(weight, n, 0);
-        for (size_t b = 0; b < BUDGETS; b++)
-          for (size_t p = 0; p < POWERS; p++) {
-            size_t k[MIXED];
-            equal_cost(budgets[b], powers[p], k);
-            const ends cut = behind(weight, n, k[s]);
-            tail[i][b][p][s] += cut.mass / DRAWS;
-            rms[i][b][p][s] += rms_error(all, cut) / DRAWS;
-          }
-      }
-    }
-  for (size_t i = 0; i < REGIMES; i++)
-    for (size_t b = 0; b < BUDGETS; b++)
-      for (size_t p = 0; p < POWERS; p++) {
-        size_t k[MIXED];
-        double mean = 0, worst = 0, mean_rms = 0;
-        equal_cost(budgets[b], powers[p], k);
-        for (size_t s = 0; s < MIXED; s++) {
-          mean += tail[i][b][p][s] / MIXED;
-          worst = fmax(worst, tail[i][b][p][s]);
-          mean_rms += rms[i][b][p][s] / MIXED;
-        }
-        table_add(table, "%s", regime_name(regimes[i]).at);
-        table_add(table, "%zu", budgets[b]);
-        table_add(table, powers[p] > 0 ? "%g" : "fixed", powers[p]);
-        table_add(table, "%zu", k[0]);
-        table_add(table, "%zu", k[MIXED - 1]);
-        table_add(table, "%.3g", mean);
-        table_add(table, "%.3g", worst);
-        table_add(table, "%.3g", mean_rms);
-        json_t *row = json_object();
-        json_object_set_new(row, "regime", json_string(regime_name(regimes[i]).at));
-        json_object_set_new(row, "mean_k", json_count(budgets[b]));
-        json_object_set_new(row, "power", json_number(powers[p]));
-        json_object_set_new(row, "mean_tail", json_number(mean));
-        json_object_set_new(row, "worst_tail", json_number(worst));
-        json_object_set_new(row, "mean_rms", json_number(mean_rms));
-        json_array_append_new(list, row);
-      }
-  if (out) table_print(table, out);
-  table_free(table);
-  free(z);
 }
 
 /* ---- Collapse across sigma_c = sqrt(2 ln n) ---- */
@@ -324,20 +185,20 @@ static void report_collapse(cli_session *session, results *r, FILE *out, json_t 
   static const char *const headings[] = {"n",      "sigma_c",      "sigma / sigma_c", "largest weight",
                                          "k 0.05", "participation"};
   cli_table *table = table_create(headings, 6);
-  double *z = allocate_zero(2 * size_at(collapse_size[COLLAPSE_SIZES - 1]), sizeof *z);
+  double *z = allocate_zero(2 * row_size(collapse_size[COLLAPSE_SIZES - 1]), sizeof *z);
   r->collapse = allocate_zero((size_t)COLLAPSE_SIZES * STEPS * FIGURES, sizeof *r->collapse);
   for (size_t c = 0; c < COLLAPSE_SIZES; c++) {
-    const size_t n = size_at(collapse_size[c]);
+    const size_t n = row_size(collapse_size[c]);
     const double freezing = sqrt(2 * log((double)n));
     double *weight = z + n;
     for (uint32_t trial = 0; trial < COLLAPSE_DRAWS; trial++) {
-      draw_row(session->common->seed, (uint32_t)(collapse_size[c] * MOST_DRAWS) + trial, n, z);
+      row_draw(session->common->seed, (uint32_t)(collapse_size[c] * MOST_DRAWS) + trial, n, z);
       for (size_t step = 0; step < STEPS; step++) {
         double *figure = collapse_at(r, c, step);
-        weigh(z, n, collapse_step(step) * freezing, weight);
+        row_weigh(z, n, collapse_step(step) * freezing, weight);
         figure[0] += weight[0] / COLLAPSE_DRAWS;
         figure[1] += (double)pith_entries_for(weight, n, 0.05) / COLLAPSE_DRAWS;
-        figure[2] += 1 / behind(weight, n, 0).squares / COLLAPSE_DRAWS;
+        figure[2] += 1 / row_behind(weight, n, 0).squares / COLLAPSE_DRAWS;
       }
     }
     for (size_t step = 0; step < STEPS; step++) {
@@ -364,18 +225,18 @@ static void report_collapse(cli_session *session, results *r, FILE *out, json_t 
 /* ---- The picture: entries, tail mass, rms error, collapse ---- */
 
 enum { PANELS = 4 };
-enum { FIXED_SHOWN = 1, GROWING_SHOWN = 6 }; /* regimes whose errors are drawn: sigma = 2, sigma^2 = 2 ln n */
+enum { FIXED_SHOWN = 1, GROWING_SHOWN = 6 }; /* row_regimes whose errors are drawn: sigma = 2, sigma^2 = 2 ln n */
 
 static void draw_entries(cli_plot *plot, const results *r) {
   plot_title(plot, "Entries that hold 95 % of the mass; dashed: the Gaussian formula");
   for (size_t i = 0; i < REGIMES; i++) {
-    plot_line(plot, regime_name(regimes[i]).at, false);
-    for (size_t s = 0; s < SIZES; s++) plot_point(plot, (double)size_at(s), r->at[i][s].entries);
+    plot_line(plot, regime_name(row_regimes[i]).at, false);
+    for (size_t s = 0; s < SIZES; s++) plot_point(plot, (double)row_size(s), r->at[i][s].entries);
   }
   for (size_t i = 0; i < REGIMES; i++) {
     plot_line(plot, "", true);
     for (size_t s = 0; s < SIZES; s++) {
-      const double n = (double)size_at(s), k = pith_gaussian_entries(n, sigma_of(regimes[i], n), 0.05);
+      const double n = (double)row_size(s), k = pith_gaussian_entries(n, row_sigma(row_regimes[i], n), 0.05);
       if (k >= 1) plot_point(plot, n, k);
     }
   }
@@ -387,11 +248,11 @@ static void draw_errors(cli_plot *plot, const results *r, bool tails) {
   for (size_t j = 0; j < 2; j++)
     for (size_t rule = 0; rule < RULES; rule++) {
       char title[96];
-      snprintf(title, sizeof title, "k = %s, %s", rule_names[rule], regime_name(regimes[shown[j]]).at);
+      snprintf(title, sizeof title, "k = %s, %s", rule_names[rule], regime_name(row_regimes[shown[j]]).at);
       plot_line(plot, title, false);
       for (size_t s = 0; s < SIZES; s++) {
         const cell *c = &r->at[shown[j]][s];
-        plot_point(plot, (double)size_at(s), tails ? c->tail[rule] : c->rms[rule]);
+        plot_point(plot, (double)row_size(s), tails ? c->tail[rule] : c->rms[rule]);
       }
     }
 }
@@ -400,7 +261,7 @@ static void draw_collapse(cli_plot *plot, const results *r) {
   plot_title(plot, "Collapse: participation ratio across sigma_c = sqrt(2 ln n)");
   for (size_t c = 0; c < COLLAPSE_SIZES; c++) {
     char title[32];
-    snprintf(title, sizeof title, "n = %zu", size_at(collapse_size[c]));
+    snprintf(title, sizeof title, "n = %zu", row_size(collapse_size[c]));
     plot_line(plot, title, false);
     for (size_t step = 0; step < STEPS; step++) plot_point(plot, collapse_step(step), collapse_at(r, c, step)[2]);
   }
@@ -438,7 +299,7 @@ static void report(cli_session *session, results *r) {
   if (out) fputs("\nErrors of keeping the k largest: tail mass, and rms for independent values\n\n", out);
   report_errors(r, out, errors);
   if (out) fputs("\nEqual cost on lengths 256 ... 262144: fixed k against k = alpha n^C\n\n", out);
-  report_windows(session, out, windows);
+  sparsity_windows(session, out, windows);
   if (out) fputs("\nCollapse across sigma_c = sqrt(2 ln n)\n\n", out);
   report_collapse(session, r, out, collapse);
   json_object_set_new(object, "seed", json_count(session->common->seed));
