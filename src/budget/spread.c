@@ -13,7 +13,7 @@
 /* The first look: recorded queries, and the largest size as a part of all rows. A head that would take half of the
  * largest size that it was looked at gets a closer look at sizes up to four times what it took, and so on up to the
  * last part. */
-enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 4096, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
+enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 2048, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Turned queries by which heads that matter, and others, are refined. */
 enum { LESSONS = 8192, FEWER_LESSONS = 4096 };
 /* Sizes that are tried double from this many points beside the exact rows; between two, errors are interpolated. */
@@ -24,7 +24,7 @@ enum { CLOSER = 8, ONE_IN = 8 };
 /* Refinement leaves this part of the error that points have before they are stored (measured: .2 to .4). */
 static const double REFINED = 0.3;
 /* Heads that make up this share of the cost are refined with all steps, the others with one in so many. */
-static const double SHARE = 0.8;
+static const double SHARE = 0.65;
 enum { FEWER_STEPS = 3 };
 /* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };
@@ -38,7 +38,7 @@ typedef struct head_work {
 typedef struct spread {
   const pith_heads *heads;
   pith_rehearsal rehearsal;
-  pith_effort first, closer;
+  pith_effort first, closer, best; /* of looks, and of making the heads that matter */
   size_t count;
   head_work *work;     /* (count) */
   pith_option *option; /* (count, MOST_OPTIONS): room of the menus */
@@ -261,7 +261,7 @@ static pith_status make_head(pith_context *context, void *argument, size_t index
   const making *m = argument;
   const spread *s = m->s;
   const pith_option *chosen = chosen_of(s, index);
-  pith_effort effort = s->closer;
+  pith_effort effort = s->best;
   if (chosen->cost < m->refined_cost)
     effort = (pith_effort){s->first.samples, FEWER_LESSONS, s->heads->options->refine / FEWER_STEPS};
   pith_job *job = NULL;
@@ -290,7 +290,8 @@ static void set_up(spread *s, size_t bytes) {
   const pith_compress_options *o = s->heads->options;
   size_t recorded = s->heads->queries->shape[s->heads->queries->ndim - 2] * s->heads->group;
   s->first = (pith_effort){.samples = recorded > FEW ? at_most(o->samples, LOOK_SAMPLES) : o->samples};
-  s->closer = (pith_effort){at_most(o->samples, CLOSER_SAMPLES), LESSONS, o->refine};
+  s->closer = (pith_effort){.samples = at_most(o->samples, CLOSER_SAMPLES)};
+  s->best = (pith_effort){s->closer.samples, LESSONS, o->refine};
   (void)pith_rehearsal_set(s->heads, &s->rehearsal);
   static const pith_dtype all[] = {PITH_F16, PITH_Q8, PITH_Q4};
   bool automatic = o->store == PITH_STORE_AUTO;
