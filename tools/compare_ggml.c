@@ -15,7 +15,13 @@ static void stop(const char *what) {
   exit(1);
 }
 
+static void quiet(enum ggml_log_level level, const char *text, void *data) {
+  (void)data;
+  if (level == GGML_LOG_LEVEL_ERROR) (void)fputs(text, stderr);
+}
+
 static ggml_backend_t one_thread(const char *folder) {
+  ggml_log_set(quiet, NULL);
   ggml_backend_load_all_from_path(folder);
   ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
   if (!device) stop("no CPU backend in that folder");
