@@ -37,11 +37,13 @@ static pith_status rank_rows(pith_context *context, cache_reduction *r) {
   double *rank = pith_allocate(context, r->problem.n, sizeof *rank);
   if (!rank) return PITH_E_MEMORY;
   pith_status status = PITH_OK;
-  if (engine == &pith_engine_uniform)
+  if (engine == &pith_engine_uniform) {
     rank_uniformly(r, rank);
-  else
+    status = pith_ranking_prepare(context, &r->problem, rank, &r->state);
+  } else {
     status = rank_by_attention(context, r, rank);
-  if (status == PITH_OK) status = pith_ranking_prepare(context, &r->problem, rank, &r->state);
+    if (status == PITH_OK) status = pith_accumulated_rank(context, &r->problem, rank, &r->state);
+  }
   pith_release(context, rank);
   return status;
 }

@@ -109,6 +109,11 @@ pith_status pith_ranking_take(pith_context *context, const pith_problem *problem
   return PITH_OK;
 }
 
+void pith_ranking_rows(const void *state, size_t count, size_t *rows) {
+  const ranked *ranking = state;
+  for (size_t i = 0; i < count; i++) rows[i] = ranking[i].row;
+}
+
 void pith_ranking_release(pith_context *context, void *state) { pith_release(context, state); }
 
 /* ---- Attention received -------------------------------------------------------------------- */

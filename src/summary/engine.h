@@ -72,5 +72,11 @@ pith_status pith_ranking_prepare(pith_context *context, const pith_problem *prob
 pith_status pith_ranking_take(pith_context *context, const pith_problem *problem, void *state, size_t count,
                               pith_points *points);
 void pith_ranking_release(pith_context *context, void *state);
+/* The first `count` of the candidates, best first. */
+void pith_ranking_rows(const void *state, size_t count, size_t *rows);
+
+/* accumulated.c: half of every prefix are the newest rows, the others those of the largest scores. */
+pith_status pith_accumulated_rank(pith_context *context, const pith_problem *problem, const double *score,
+                                  void **state);
 
 #endif
