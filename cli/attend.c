@@ -211,6 +211,7 @@ static void report(cli_session *session, const pith_array *answers, size_t keys,
       if (arguments->confidence > 0) json_object_set_new(object, "drawn_queries", json_count(sparse->drawn));
       json_object_set_new(object, "mean_bound", json_number(sparse->mean_bound));
       json_object_set_new(object, "certificate", json_certificate(&certificate));
+      json_object_set_new(object, "against", json_string(arguments->summary ? "summary" : "keys"));
     }
     json_object_set_new(object, "seconds", json_number(seconds));
     json_print(object, session->out);

@@ -86,8 +86,8 @@ typedef struct pith_sparse_index pith_sparse_index;
 /* Takes in the rows that are new. keys (..., n, d), values (..., n, dv): all rows so far, as in pith_attention_compute;
  * those that the index has seen are not looked at and must be unchanged. *index NULL: a new index. On failure the index
  * holds what it held, or for some heads already the new rows: call again with the same rows. Costs about d + dv
- * operations a number; keeps d + 25 to 30 bytes a key or so (pith_sparse_index_bytes). Not a number and infinities are
- * refused. */
+ * operations a number; keeps d + (3 d + dv) / 16 + 10 bytes a key or so (pith_sparse_index_bytes). Not a number and
+ * infinities are refused. */
 PITH_API PITH_CHECK pith_status pith_sparse_index_append(pith_context *context, pith_sparse_index **index,
                                                          const pith_array *keys, const pith_array *values);
 /* Puts keys that lie near each other into the same blocks; what is appended later stays in order. The rows must be
