@@ -88,6 +88,8 @@ pith_status pith_cache_reduce_take(pith_context *context, cache_reduction *r, si
   points->count = 0;
   memset(r->change, 0, sizeof r->change);
   if (count >= r->problem.candidates) {
+    /* what asks now counts for rows that are chosen from later */
+    if (engine == &pith_engine_accumulated && !r->state) PITH_TRY(pith_cache_reduce_prepare(context, r, count));
     PITH_TRY(take_all(r, points));
   } else if (engine == &pith_engine_halving) {
     PITH_TRY(pith_cache_compact(context, r, count, points));
