@@ -1,4 +1,5 @@
 /* llama_compress.c - pith llama compress and calibrate. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,18 @@ void llama_queries_free(llama_queries *queries) {
   *queries = (llama_queries){0};
 }
 
+static pith_status check_tokens(cli_session *session, const lm_model *model, const uint32_t *tokens, size_t count) {
+  const size_t words = lm_model_describe(model).vocabulary;
+  for (size_t i = 0; i < count; i++)
+    if (tokens[i] >= words)
+      return pith_fail(session->context, PITH_E_VALUE,
+                       "%s: token %zu is %" PRId32
+                       ", and the model knows %zu: no plain tokens (llama-server packs them); "
+                       "give --queries or --calibration",
+                       session->operands[session->operand_count - 1], i, (int32_t)tokens[i], words);
+  return PITH_OK;
+}
+
 static pith_status record(cli_session *session, const uint32_t *tokens, size_t count, llama_queries *q) {
   enum { LEFT_OUT = 8 }; /* tokens that head weights do not look at */
   const llama_arguments *arguments = session->arguments;
@@ -27,6 +40,7 @@ static pith_status record(cli_session *session, const uint32_t *tokens, size_t c
   options.record_queries = true;
   options.capacity = count;
   PITH_TRY(lm_model_load(context, arguments->model, &q->model));
+  PITH_TRY(check_tokens(session, q->model, tokens, count));
   PITH_TRY(lm_session_create(context, q->model, &options, &q->session));
   PITH_TRY(lm_session_read(context, q->session, tokens, count, count, NULL));
   if (count > LEFT_OUT) {
@@ -133,11 +147,12 @@ static int check_rows(compression *c) {
     status = differ_most(context, &ours, &theirs, of_keys ? "keys of the state" : "values of the state", room, &row,
                          &difference);
     if (status < 0 || difference <= most) continue;
-    code = session_error(c->session, EXIT_INPUT,
-                         "%s: %s at position %zu in layer %zu, head %zu differ by %.0f %% from what %s gives for its "
-                         "tokens: another model, other tokens, or numbers that were changed",
-                         c->session->operands[1], of_keys ? "keys" : "values", row, layer, head, 100 * difference,
-                         c->arguments->model);
+    code = session_error(
+        c->session, EXIT_INPUT,
+        "%s: %s at position %zu in layer %zu, head %zu differ by %.0f %% from what %s gives for its "
+        "tokens: another model, other tokens (llama-server packs them: give --queries or --calibration), or "
+        "numbers that were changed",
+        c->session->operands[1], of_keys ? "keys" : "values", row, layer, head, 100 * difference, c->arguments->model);
   }
   free(room);
   return status < 0 ? session_fail(c->session, status) : code;
@@ -153,15 +168,7 @@ static int recompute(compression *c) {
                          "%s: %zu tokens for %zu positions, so that the prompt cannot be read again; give --queries or "
                          "--calibration",
                          c->session->operands[1], c->state->token_count, count);
-  for (size_t i = 0; i < count && !code; i++) {
-    const int32_t token = pith_llama_token(c->state, i);
-    tokens[i] = (uint32_t)token;
-    if (token < 0)
-      code = session_error(c->session, EXIT_INPUT,
-                           "%s: token %zu is %d: no plain tokens (llama-server packs them); give --queries or "
-                           "--calibration",
-                           c->session->operands[1], i, (int)token);
-  }
+  for (size_t i = 0; i < count && !code; i++) tokens[i] = (uint32_t)pith_llama_token(c->state, i);
   if (!code) code = llama_record(c->session, tokens, count, &c->queries);
   if (!code) code = check_rows(c);
   free(tokens);

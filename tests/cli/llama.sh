@@ -41,6 +41,9 @@ open("fewer.state", "wb").write(out[:start - 4] + struct.pack("<I", 2) + out[sta
 wide = heads * d // 2
 row = struct.pack("<IQ", 1, wide * 2) + b"\0" * (wide * 2 * n)
 open("narrow.state", "wb").write(out[:start] + 2 * layers * row)
+packed = bytearray(out)
+packed[12 + 4 * 50:16 + 4 * 50] = struct.pack("<i", -7)
+open("packed.state", "wb").write(packed)
 late = start + 3 * layer + 12 + heads * d * 2 * 77
 changed = bytearray(out)
 changed[late:late + 2 * d] = changed[late + 640:late + 640 + 2 * d]
@@ -109,6 +112,7 @@ try llama compress small.state --model M.gguf --cells 24 --calibration few.npy -
 try llama compress other.state --model M.gguf --ratio 1/4 -o x
 try llama compress fewer.state --model M.gguf --ratio 1/4 -o x
 try llama compress narrow.state --model M.gguf --ratio 1/4 -o x
+try llama compress packed.state --model M.gguf --ratio 1/4 -o x
 try llama compress changed.state --model M.gguf --ratio 1/4 -o x
 try llama compress nan.state --model M.gguf --ratio 1/4 -o x
 try llama compress nan.state --model M.gguf --ratio 1/4 --engine recent -o x
