@@ -123,6 +123,7 @@ static inline double long_cache_sparse(pith_context *context, long_cache *c) {
                                .queries = 1,
                                .query = c->queries,
                                .eps = c->eps,
+                               .fine = pith_sparse_fine_pays(c->rows.dtype),
                                .out = c->sparse,
                                .account = c->account};
   double start = now();

@@ -217,6 +217,38 @@ static void bounds_hold(void **state) {
   test_context_free(context);
 }
 
+/* Codes of queries may be rounded as badly as they can be, all errors to one side: half of the keys are u and half are
+ * -u, whose codes are exact, and the query's numbers lie just below the middle between two levels. All their values are
+ * 1 and that of one key behind the blocks is 0, so that the answer is the mass of the codes. */
+static void query_codes_are_bounded(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  enum { D = 6, N = 8 * PITH_SPARSE_BLOCK + 1 };
+  const float u[D] = {127, 60, -33, 101, 5, -90};
+  for (int fine = 0; fine < 2; fine++)
+    for (size_t step = 1; step <= 8; step++) {
+      cache c = make_cache(300, PLAIN, N, D, 1, 1, 1, 1);
+      const float scale = (float)step * 6e-5F;
+      for (size_t j = 0; j < D; j++) c.query[j] = scale * (j == 0 ? 127 : u[j] > 0 ? 1.45F : -1.45F);
+      for (size_t i = 0; i < N; i++) {
+        for (size_t j = 0; j < D; j++) c.keys[i * D + j] = i % 2 ? u[j] : -u[j];
+        c.values[i] = i + 1 < N;
+      }
+      const double far = 16540 * (double)scale; /* the logit of u: the last key weighs as much as all others */
+      for (size_t j = 0; j < D; j++)
+        c.keys[(N - 1) * D + j] = j == 0 ? (float)((far + 5.5) / (127 * (double)scale)) : 0;
+      tally t = {0};
+      ask(context, &c, 0.2, true, fine, false, false, &t);
+      assert_int_equal(t.bad_bound, 0);
+      assert_int_equal(t.bad_tail, 0);
+      assert_true(t.read == 1 && t.exact == 0);
+      assert_true(t.closest > (fine ? 0 : 0.4)); /* the bound says no more than it must */
+
+      free_cache(&c);
+    }
+  test_context_free(context);
+}
+
 /* With an index that claims no rounding and no spread of values, most answers must miss what is promised. */
 static void damage_is_seen(void **state) {
   (void)state;
@@ -329,8 +361,10 @@ static void answer_is_the_reference(void **state) {
 int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(identity_holds), cmocka_unit_test(answer_is_the_reference), cmocka_unit_test(bounds_hold),
-      cmocka_unit_test(damage_is_seen), cmocka_unit_test(stores_are_bounded),      cmocka_unit_test(few_keys_are_read),
+      cmocka_unit_test(identity_holds),    cmocka_unit_test(answer_is_the_reference),
+      cmocka_unit_test(bounds_hold),       cmocka_unit_test(query_codes_are_bounded),
+      cmocka_unit_test(damage_is_seen),    cmocka_unit_test(stores_are_bounded),
+      cmocka_unit_test(few_keys_are_read),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,7 +85,8 @@ static double search_next(search *s, double at, double log_ratio) {
   else if (log_ratio > 0)
     s->most = fmin(s->most, at);
   double next = at - fmax(-6, fmin(6, (log_ratio + 0.03) / s->slope));
-  return next > s->least && next < s->most ? next : isfinite(s->least) ? (s->least + s->most) / 2 : s->most - 2;
+  if (next > s->least && next < s->most) return next;
+  return isfinite(s->least) ? (s->least + s->most) / 2 : fmax(s->most - 2, (at + s->most) / 2);
 }
 
 static void add_scaled(pith_sparse_tail *to, const pith_sparse_tail *from, size_t q, double factor) {

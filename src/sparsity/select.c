@@ -319,7 +319,7 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
                           .kernels = pith_kernels_active(),
                           .group = group,
                           .width = pith_padded_group(group),
-                          .fine = job->fine || job->confidence > 0 || job->rows.dtype == PITH_F32};
+                          .fine = job->fine || job->confidence > 0};
   lay_out(&c.space, space, job->rows.count, job->rows.d, job->rows.dv);
   if (!job->always && job->rows.count < LEAST_ROWS) return false;
   look_around(&c, row);

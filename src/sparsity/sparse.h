@@ -16,7 +16,7 @@ typedef struct pith_sparse_job {
   bool each;         /* every query chooses for itself; else the heads of one row (PITH_MAX_GROUP of them) share */
   bool always;       /* sparse even where exact attention would be faster */
   bool fine;         /* codes are asked with sixteen bits of a query, not eight: fewer keys are read, in more time; so
-                        it is in any case where reading is dear (f32) or draws are wanted */
+                        it is in any case where draws are wanted */
   double confidence; /* in (0, 1): bounds may hold with that probability, then `each` is set; 0: they are certain */
   uint64_t seed;     /* of the draws */
   uint32_t number;   /* tells the draws of jobs apart */
@@ -24,6 +24,9 @@ typedef struct pith_sparse_job {
   pith_sparse_account *account; /* (heads, queries) */
   unsigned char *marks;         /* (heads, queries, rows): receives 1 where a value was read; NULL: not asked for */
 } pith_sparse_job;
+
+/* Whether `fine` takes less time in all: where reading a key is dear. */
+static inline bool pith_sparse_fine_pays(pith_dtype dtype) { return dtype == PITH_F32; }
 
 pith_status pith_sparse_jobs(pith_context *context, const pith_sparse_job *jobs, size_t count);
 
