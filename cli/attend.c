@@ -307,7 +307,7 @@ const cli_command command_attend = {
         "  To a certified error, reading only what that needs:\n"
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --eps 0.05 -o A.npy --json\n"
         "  The same from a cache kept in q8:\n"
-        "    pith compress --keys K.npy --values V.npy --engine exact --store q8 --ratio 1 -o C.safetensors\n"
+        "    pith compress --keys K.npy --values V.npy --engine exact --store q8 -o C.safetensors\n"
         "    pith attend --summary C.safetensors --queries Q.npy --eps 0.05 -o A.npy --json\n"
         "  A window and four sinks:\n"
         "    pith attend --keys K.npy --values V.npy --queries Q.npy --causal --window 512 --global 0-3 -o A.npy\n",

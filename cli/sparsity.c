@@ -25,7 +25,8 @@ static const cli_option profile_options[] = {
      FIELD(causal)},
     {"eps", 0, OPTION_REAL, "E", "mass that may be missed, and weight that counts as large (default 0.05)", FIELD(eps),
      .most = 1, .open = true},
-    {"scale", 0, OPTION_REAL, "S", "softmax scale (default 1/sqrt(d))", FIELD(scale), .open = true},
+    {"scale", 0, OPTION_REAL, "S", "softmax scale (default 1/sqrt(d), or that of the summary)", FIELD(scale),
+     .open = true},
     {"samples", 0, OPTION_COUNT, "N", "queries of each head that are looked at, evenly spread (default 256, 0: all)",
      FIELD(samples)},
     {.name = NULL}};
@@ -360,7 +361,7 @@ static int run(cli_session *session) {
 const cli_command command_sparsity = {
     .name = "sparsity",
     .summary = "how few keys carry the attention of each head",
-    .usage = "[experiment] (--keys~K.npy [--values~V.npy]~| --summary~C~) --queries~Q.npy [OPTION]...",
+    .usage = "[experiment] (--keys~K.npy [--values~V.npy]~| --summary~C) --queries~Q.npy [OPTION]...",
     .description =
         "Counts, for every query head, how many keys hold 50, 90, 99 and 99.9 % of the attention, beside what\n"
         "Gaussian logits of the same deviation would do and the bound of arXiv 2404.02690, and how that number\n"
