@@ -4,37 +4,37 @@
  *                           shares of keys that a relative error (default .01) needs, beside other ways to choose keys;
  *                           arrays DATA/NAME_q.npy, _k, _v: (layers, heads, n, d), default those of the shipped data;
  *                           fast: without the other ways
- * bench_sparse --speed [STORE-D-KEYS]
- *                           time against exact attention of the same rows in turn, 131072 keys, one thread, eight
- *                           queries of one key head; of one row alone, such as f16-64-topics */
+ * bench_sparse --speed [N [ROWS [STORE-D-KEYS]]]
+ *                           time against exact attention of the same keys in turn, N of them (default 131072), one
+ * thread, ROWS rows (default 1) of eight queries of one key head; all cases, or one such as f16-64-topics */
 #include "long_cache.h"
 
 /* ---- Speed ---- */
 
-enum { LONG = 131072, TURNS = 61 };
+enum { TURNS = 61 };
 
-static void speed_of(pith_context *context, pith_dtype dtype, shape kind, size_t n, size_t d) {
-  long_cache c = long_cache_make(context, dtype, kind, n, d);
+static void speed_of(pith_context *context, pith_dtype dtype, shape kind, size_t n, size_t d, size_t asked) {
+  long_cache c = long_cache_make(context, dtype, kind, n, d, asked);
   double exact = INFINITY, sparse = INFINITY;
   for (size_t turn = 0; turn < TURNS; turn++) {
     exact = fmin(exact, long_cache_exact(context, &c));
     sparse = fmin(sparse, long_cache_sparse(context, &c));
   }
   size_t read = 0, exactly = 0;
-  for (size_t q = 0; q < GROUP; q++) {
+  for (size_t q = 0; q < asked * GROUP; q++) {
     read += c.account[q].read;
     exactly += c.account[q].exact != 0;
   }
-  pith_error error = pith_error_measure(c.exact, c.sparse, GROUP, d);
+  pith_error error = pith_error_measure(c.exact, c.sparse, asked * GROUP, d);
   printf("%-5s %4zu %-7s | %8.2f %8.2f %6.2f | %6.3f %6zu %9.5f | %8.0f %6.1f\n", pith_dtype_name(dtype), d,
-         shape_names[kind], 1e3 * exact, 1e3 * sparse, exact / sparse, (double)read / (double)(GROUP * n), exactly,
-         error.relative, 1e9 * c.built / (double)n, (double)pith_sparse_head_bytes(&c.head) / (double)n);
+         shape_names[kind], 1e3 * exact, 1e3 * sparse, exact / sparse, (double)read / (double)(asked * GROUP * n),
+         exactly, error.relative, 1e9 * c.built / (double)n, (double)pith_sparse_head_bytes(&c.head) / (double)n);
   fflush(stdout);
   long_cache_free(&c);
 }
 
-static void speed(pith_context *context, const char *only) {
-  printf("decode, n = %d, 8 queries of one key head, one thread, eps = 1 %% of the mean answer, %s\n", LONG,
+static void speed(pith_context *context, size_t n, size_t asked, const char *only) {
+  printf("n = %zu, %zu rows of 8 queries of one key head, one thread, eps = 1 %% of the mean answer, %s\n", n, asked,
          pith_isa_name());
   printf("%-5s %4s %-7s | %8s %8s %6s | %6s %6s %9s | %8s %6s\n", "store", "d", "keys", "exact ms", "sparse", "ratio",
          "read", "exact", "rel.error", "build ns", "bytes");
@@ -44,7 +44,7 @@ static void speed(pith_context *context, const char *only) {
       for (shape kind = 0; kind < SHAPES; kind++) {
         char name[64];
         snprintf(name, sizeof name, "%s-%zu-%s", pith_dtype_name(stores[t]), d, shape_names[kind]);
-        if (!only || strcmp(only, name) == 0) speed_of(context, stores[t], kind, LONG, d);
+        if (!only || strcmp(only, name) == 0) speed_of(context, stores[t], kind, n, d, asked);
       }
 }
 
@@ -292,7 +292,8 @@ int main(int argc, char **argv) {
   pith_context *context = NULL;
   check(pith_context_create(NULL, &context), context, "context");
   if (argc > 1 && strcmp(argv[1], "--speed") == 0)
-    speed(context, argc > 2 ? argv[2] : NULL);
+    speed(context, argc > 2 ? (size_t)strtoull(argv[2], NULL, 10) : 131072,
+          argc > 3 ? (size_t)strtoull(argv[3], NULL, 10) : 1, argc > 4 ? argv[4] : NULL);
   else if (argc > 1) {
     static const real known[] = {{"byte3m_text", "byte-lm, prose"},
                                  {"byte3m_rep200", "byte-lm, a repeated string"},
@@ -302,7 +303,7 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < (argc > 3 ? 1 : sizeof known / sizeof *known); i++)
       real_heads(context, argv[1], argc > 3 ? &given : &known[i], relative, argc > 4);
   } else {
-    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME [fast]]] | --speed [STORE-D-KEYS]\n");
+    fprintf(stderr, "usage: bench_sparse DATA [RELATIVE [NAME [fast]]] | --speed [N [ROWS [STORE-D-KEYS]]]\n");
     return 2;
   }
   pith_context_free(context);

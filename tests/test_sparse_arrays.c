@@ -120,6 +120,45 @@ static void patches_see_each_other(void **state) {
   test_context_free(context);
 }
 
+/* Without `always`: small caches are left to exact attention, long ones are not where few keys matter. */
+static void time_decides(void **state) {
+  (void)state;
+  enum { LONG = 16384, ROWS = 8, WIDTH = 16, CLUSTER = 1024, COUNT = QUERY_HEADS * ROWS };
+  pith_context *context = test_context(1);
+  float *centres = test_gaussian(51, (size_t)LONG / CLUSTER * WIDTH, 2.5), *keys = test_gaussian(52, LONG * WIDTH, 0.1);
+  float *values = test_gaussian(53, LONG * WIDTH, 1), *query = test_gaussian(54, COUNT * WIDTH, 0.1);
+  float *exact = malloc(COUNT * WIDTH * sizeof *exact), *out = malloc(COUNT * WIDTH * sizeof *out);
+  for (size_t i = 0; i < LONG * WIDTH; i++) keys[i] += centres[i / WIDTH / CLUSTER * WIDTH + i % WIDTH];
+  for (size_t i = 0; i < COUNT * WIDTH; i++) query[i] += centres[5 * WIDTH + i % WIDTH];
+  const pith_array q = heads_array(query, QUERY_HEADS, ROWS, WIDTH), k = heads_array(keys, 1, LONG, WIDTH),
+                   v = heads_array(values, 1, LONG, WIDTH);
+  for (int few = 0; few < 2; few++) {
+    const pith_array key = pith_array_rows(&k, 0, few ? LONG / 4 : LONG);
+    const pith_array value = pith_array_rows(&v, 0, few ? LONG / 4 : LONG);
+    pith_sparse_options options;
+    pith_sparse_options_init(&options);
+    options.eps = 0.1;
+    pith_sparse_account accounts[COUNT];
+    pith_sparse_report report;
+    assert_ok(context, pith_attention_compute(context, &q, &key, &value, NULL, exact));
+    assert_ok(context, pith_sparse_attend(context, NULL, &q, &key, &value, &options, out, accounts, &report));
+    assert_int_equal(report.exact, few ? COUNT : 0);
+    assert_true(few ? report.fraction_read == 1 : report.fraction_read < 0.25);
+    for (size_t i = 0; i < COUNT; i++) {
+      double error = 0;
+      for (size_t j = 0; j < WIDTH; j++) error += pow((double)exact[i * WIDTH + j] - (double)out[i * WIDTH + j], 2);
+      assert_true(sqrt(error) <= accounts[i].bound + 1e-5 && accounts[i].bound <= options.eps);
+    }
+  }
+  free(out);
+  free(exact);
+  free(query);
+  free(values);
+  free(keys);
+  free(centres);
+  test_context_free(context);
+}
+
 static void growth_and_threads_change_nothing(void **state) {
   (void)state;
   arrays a = make_arrays();
@@ -258,11 +297,9 @@ static void edges_are_defined(void **state) {
 int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(masks_are_obeyed),
-      cmocka_unit_test(patches_see_each_other),
-      cmocka_unit_test(growth_and_threads_change_nothing),
-      cmocka_unit_test(bad_input_is_refused),
-      cmocka_unit_test(edges_are_defined),
+      cmocka_unit_test(masks_are_obeyed),     cmocka_unit_test(patches_see_each_other),
+      cmocka_unit_test(time_decides),         cmocka_unit_test(growth_and_threads_change_nothing),
+      cmocka_unit_test(bad_input_is_refused), cmocka_unit_test(edges_are_defined),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,7 +73,7 @@ static void flash_free(flash *f) {
 }
 
 static void compare(pith_context *context, ggml_backend_t backend, shape kind, size_t d) {
-  long_cache c = long_cache_make(context, PITH_F16, kind, LONG, d);
+  long_cache c = long_cache_make(context, PITH_F16, kind, LONG, d, 1);
   flash f = flash_make(backend, &c);
   double exact = INFINITY, sparse = INFINITY, theirs = INFINITY;
   for (size_t turn = 0; turn < TURNS; turn++) {

@@ -20,7 +20,6 @@
 enum {
   GROUP = PITH_MAX_GROUP,
   BLOCK = PITH_SPARSE_BLOCK,
-  LEAST_ROWS = 512,
   MANY_BLOCKS = 256,
   REMAINDERS = 256, /* steps of a query's code to one of its remainders */
   TRIES = 5,        /* passes, where time does not matter; where it does, two */
@@ -236,7 +235,8 @@ static size_t open_closed(pith_sparse_choice *c) {
 
 /* ---- Does it pay? ---- */
 
-static const double DEAR = 2; /* reading a key out of line, in streamed rows */
+/* In streamed exact rows: reading a key out of line, a key of a look. */
+static const double DEAR = 2, LOOK = 1.5;
 
 /* How many keys may be read out of line until exact attention is faster, if the codes of so many blocks are looked at;
  * below 0: it is anyhow. Costs in streamed exact rows. */
@@ -245,8 +245,9 @@ static double affordable(const pith_sparse_choice *c, size_t open) {
   const double code = dtype == PITH_F32 ? 0.22 : dtype == PITH_F16 || dtype == PITH_BF16 ? 0.27 : 0.32;
   double rest = (double)(c->last - pith_min_size(c->last, pith_max_size(c->head->blocks * BLOCK, c->first)));
   double cost = 0.08 * BLOCK * (double)c->blocks + code * BLOCK * (double)open + rest;
+  /* The first row of many decides for all: each pays for a look. Of one row the look is behind us. */
+  if (c->job->queries > 1) cost += LOOK * BLOCK * (double)pith_min_size(open, PITH_SPARSE_LOOKS);
   if (c->job->always) return INFINITY;
-  if (c->visible < LEAST_ROWS) return -1;
   const double most = ((double)c->visible - cost) / DEAR;
   /* Rows of few bits stream so fast that a wrong guess costs more than a right one saves. */
   if (dtype == PITH_Q8 || dtype == PITH_Q4) return fmin(most, (double)c->visible / 6);
@@ -321,7 +322,6 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
                           .width = pith_padded_group(group),
                           .fine = job->fine || job->confidence > 0};
   lay_out(&c.space, space, job->rows.count, job->rows.d, job->rows.dv);
-  if (!job->always && job->rows.count < LEAST_ROWS) return false;
   look_around(&c, row);
   if (c.visible == 0) return see_nothing(job, head, group, row);
   take_queries(&c, head, row);
@@ -336,6 +336,7 @@ bool pith_sparse_choose(const pith_sparse_job *job, size_t head, size_t group, s
   size_t open = open_blocks(&c);
   if (job->confidence > 0) open += open_closed(&c);
   c.most_reads = affordable(&c, open);
+  if (c.most_reads < 0) return false;
   pith_sparse_look_at(&c, open, &look);
   if (job->confidence > 0 && pith_sparse_draw(&c, &look, head * job->queries + row)) return true;
   if (pith_sparse_thresholds(&c, &look, mass) > c.most_reads) return false;

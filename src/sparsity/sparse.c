@@ -6,7 +6,8 @@
 #include <string.h>
 
 enum {
-  CHUNK = 16 /* rows of one task: where the first does not pay, the others are not tried */
+  CHUNK = 16,      /* rows of one task: where the first does not pay, the others are not tried */
+  WORTH = 96 << 10 /* keys that all rows of a task see together, below which trying may cost a tenth of them */
 };
 
 typedef struct sparse_plan {
@@ -42,7 +43,7 @@ static void run_task(void *argument, size_t index, int thread) {
   const size_t head = task / chunks * shared(job), group = pith_min_size(shared(job), job->heads - head);
   const size_t first = task % chunks * CHUNK, last = pith_min_size(first + CHUNK, job->queries);
   char *space = plan->space + (size_t)thread * plan->space_bytes;
-  bool pays = true;
+  bool pays = job->always || pith_mask_count(&job->mask, first, job->rows.count) * (last - first) >= WORTH;
   for (size_t row = first; row < last; row++) {
     bool answered = pays && pith_sparse_choose(job, head, group, row, space);
     if (!answered) mark_exact(job, head, group, row);
