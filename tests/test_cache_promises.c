@@ -3,7 +3,7 @@
  * Ball: over RUNS independent streams the bound is looked at after every fold. With delta = 0.1 the chance that it is
  * broken at all in a run is at most 0.1; more than LEAST_BROKEN of 200 runs would then happen once in 10^6 (binomial,
  * 200 trials of 0.1: mean 20, deviation 4.2). The negative control is a bound ten thousand times smaller, which is
- * broken. PITH_LONG=1 runs 10^4.
+ * broken. PITH_LONG_TESTS=1 runs 10^4.
  *
  * Coverage: probes and later queries are drawn from one law; with 9 probes and confidence 0.8 a later query errs no
  * more than the bound with probability 0.8 exactly. Given the probes, the covered share has the law Beta(8, 2); 32
@@ -102,7 +102,7 @@ static void test_ball(void **state) {
   (void)state;
   pith_context *context = test_context(1);
   const char *engines[] = {"halving", "nystrom"};
-  size_t runs = getenv("PITH_LONG") ? 10000 : 200;
+  size_t runs = getenv("PITH_LONG_TESTS") ? 10000 : 200;
   for (size_t e = 0; e < 2; e++)
     for (int k = 0; k < KINDS; k++) {
       size_t broken = 0, control = 0, said = 0;
