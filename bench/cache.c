@@ -1,14 +1,14 @@
 /* bench_cache KEYS.npy VALUES.npy QUERIES.npy [HEAD_WEIGHTS.npy]: a stream of real heads through caches that do not
  * grow, block after block of 512 tokens, the byte limit in parts of what all tokens take. Error: mean over heads of
- * |answer - exact| / |exact| over the last 512 tokens, each asked when it was the newest block. PITH_CACHE_LINE: one
- * line "engine ratio budget store recent older window refine" instead of the table. */
+ * |answer - exact| / |exact| over the last 1024 tokens, each asked when it was in the newest block. PITH_CACHE_LINE:
+ * one line "engine ratio budget store recent older window refine" instead of the table. */
 #include <pith.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { BLOCK = 512 };
+enum { BLOCK = 512, ASKED = 2 }; /* tokens pushed at once; last blocks that are judged */
 
 /* Processor time of all threads: the machine may be busy with other things. */
 static double now(void) {
@@ -39,13 +39,26 @@ static pith_array layer_rows(const pith_array *all, size_t layer, size_t from, s
   return rows;
 }
 
-static void answer_exactly(pith_context *context, const heads *h, size_t layer, size_t n, float *out) {
+/* The answers of block `at`, over all keys up to there. */
+static void answer_exactly(pith_context *context, const heads *h, size_t layer, size_t at, float *out) {
   pith_attention_options options;
   pith_attention_options_init(&options);
   options.causal = 1;
-  pith_array k = layer_rows(&h->keys, layer, 0, n), v = layer_rows(&h->values, layer, 0, n);
-  pith_array q = layer_rows(&h->queries, layer, n - BLOCK, BLOCK);
+  pith_array k = layer_rows(&h->keys, layer, 0, at + BLOCK), v = layer_rows(&h->values, layer, 0, at + BLOCK);
+  pith_array q = layer_rows(&h->queries, layer, at, BLOCK);
   must(context, pith_attention_compute(context, &q, &k, &v, &options, out));
+}
+
+/* Adds the errors of one block's answers: relative, and 2 * head weight * squared error. */
+static void judge(const heads *h, const pith_cache_options *o, const float *exact, const float *out, double *error,
+                  double *predicted) {
+  size_t count = o->layers * o->query_heads, size = BLOCK * o->dv;
+  for (size_t i = 0; i < count; i++) {
+    pith_error stats = pith_error_measure(exact + i * size, out + i * size, BLOCK, o->dv);
+    double weight = h->weighted ? (double)((const float *)h->weights.data)[i / (o->query_heads / o->kv_heads)] : 1;
+    *error += stats.relative / (double)(count * ASKED);
+    *predicted += 2 * weight * stats.rms * stats.rms / ASKED;
+  }
 }
 
 static void run(pith_context *context, const heads *h, const pith_cache_options *o, double ratio, const float *exact) {
@@ -54,7 +67,7 @@ static void run(pith_context *context, const heads *h, const pith_cache_options 
   pith_cache *cache = NULL;
   must(context, pith_cache_create(context, o, &cache));
   if (h->weighted) must(context, pith_cache_set_head_weights(context, cache, &h->weights));
-  double folding = 0, pushing = 0, asking = 0, error = 0;
+  double folding = 0, pushing = 0, asking = 0, error = 0, predicted = 0;
   for (size_t at = 0; at < n; at += BLOCK) {
     for (size_t layer = 0; layer < o->layers; layer++) {
       pith_array k = layer_rows(&h->keys, layer, at, BLOCK), v = layer_rows(&h->values, layer, at, BLOCK);
@@ -66,26 +79,23 @@ static void run(pith_context *context, const heads *h, const pith_cache_options 
       must(context, pith_cache_attend(context, cache, layer, &q, out + layer * size, NULL));
       asking += now() - t;
     }
+    if (at >= n - ASKED * BLOCK)
+      judge(h, o, exact + (at / BLOCK - (n / BLOCK - ASKED)) * o->layers * size, out, &error, &predicted);
     double t = now();
     must(context, pith_cache_fold(context, cache, PITH_CACHE_ALL));
     folding += now() - t;
-  }
-  for (size_t i = 0; i < o->layers * o->query_heads; i++) {
-    size_t from = i * BLOCK * o->dv;
-    error += pith_error_measure(exact + from, out + from, BLOCK, o->dv).relative / (double)(o->layers * o->query_heads);
-  }
-  double squared = 0;
-  for (size_t i = 0; i < o->layers * o->query_heads; i++) {
-    size_t from = i * BLOCK * o->dv, head = i / (o->query_heads / o->kv_heads);
-    double rms = pith_error_measure(exact + from, out + from, BLOCK, o->dv).rms;
-    squared += 2 * rms * rms * (h->weighted ? (double)((const float *)h->weights.data)[head] : 1);
   }
   pith_cache_info info = pith_cache_describe(cache);
   size_t all = o->layers * o->kv_heads;
   printf("%-12s %7.4f %-7s %-5s %8.4f %9.5f %9.2f %9.2f %9.2f %9.2f\n", info.engine, ratio,
          o->budget == PITH_BUDGET_EVEN ? "even" : "spread", o->store ? pith_dtype_name(o->store) : "auto", error,
-         squared, 1e6 * folding / (double)(n * all), 1e6 * pushing / (double)(n * all),
+         predicted, 1e6 * folding / (double)(n * all), 1e6 * pushing / (double)(n * all),
          1e6 * asking / (double)(n * all), 1e3 * info.max_step_seconds);
+  for (size_t i = 0; getenv("PITH_CACHE_HEADS") && i < all; i++) {
+    pith_cache_head head;
+    must(context, pith_cache_look(context, cache, i / o->kv_heads, i % o->kv_heads, &head, NULL));
+    printf("%zu.%zu: %zu points of %s\n", i / o->kv_heads, i % o->kv_heads, head.points, pith_dtype_name(head.store));
+  }
   fflush(stdout);
   pith_cache_free(cache);
   free(out);
@@ -112,10 +122,11 @@ static void run_at_once(pith_context *context, const heads *h, const pith_cache_
   pith_summary *summary = NULL;
   must(context, pith_compress(context, &k, &v, &q, &c, &summary));
   must(context, pith_summary_attend_beside(context, summary, &asked, &later_k, &later_v, 0, out));
+  const float *last = exact + (ASKED - 1) * count * BLOCK * o->dv;
   double error = 0;
   for (size_t i = 0; i < count; i++)
     error +=
-        pith_error_measure(exact + i * BLOCK * o->dv, out + i * BLOCK * o->dv, BLOCK, o->dv).relative / (double)count;
+        pith_error_measure(last + i * BLOCK * o->dv, out + i * BLOCK * o->dv, BLOCK, o->dv).relative / (double)count;
   printf("%-12s %7.4f even, all at once: %.4f\n", o->engine, ratio, error);
   pith_summary_free(summary);
   free(out);
@@ -152,8 +163,10 @@ int main(int argc, char **argv) {
   if (h.weighted) must(context, pith_npy_open(context, argv[4], &file[3], &h.weights));
   size_t layers = h.keys.shape[0], n = h.keys.shape[2] / BLOCK * BLOCK;
   size_t size = h.queries.shape[1] * BLOCK * h.values.shape[3];
-  float *exact = malloc(layers * size * sizeof *exact);
-  for (size_t layer = 0; layer < layers; layer++) answer_exactly(context, &h, layer, n, exact + layer * size);
+  float *exact = malloc(ASKED * layers * size * sizeof *exact);
+  for (size_t block = 0; block < ASKED; block++)
+    for (size_t layer = 0; layer < layers; layer++)
+      answer_exactly(context, &h, layer, n - (ASKED - block) * BLOCK, exact + (block * layers + layer) * size);
   printf(
       "engine         ratio budget  store    error  predicted  fold us   push us  attend us  step ms  (us a token and "
       "kv head)\n");

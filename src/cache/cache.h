@@ -14,7 +14,7 @@
 #include "summary/summary.h"
 
 enum {
-  CACHE_MENU = 24,   /* options of a head's menu at most */
+  CACHE_MENU = 40,   /* options of a head's menu at most */
   CACHE_MODEL = 64,  /* bytes of a model's name, with its end */
   CACHE_LAMBDAS = 5, /* kernels that bounds are kept for (promise.h) */
   CACHE_LEAST_CHUNK = 16,
@@ -182,6 +182,8 @@ pith_status pith_cache_reduce_prepare(pith_context *context, cache_reduction *r,
 /* At most `count` points, with the positions of their tokens as indices; scores: room as in points. */
 pith_status pith_cache_reduce_take(pith_context *context, cache_reduction *r, size_t count, pith_points *points,
                                    float *scores);
+/* Indices are rows of the problem, and become the positions of their tokens. */
+void pith_cache_reduce_name(const cache_reduction *r, pith_points *points, float *scores);
 void pith_cache_reduce_close(pith_context *context, cache_reduction *r);
 /* Halving by levels: kll.c. */
 pith_status pith_cache_compact(pith_context *context, cache_reduction *r, size_t count, pith_points *points);

@@ -8,9 +8,10 @@
 #include "cache/work.h"
 #include "summary/store.h"
 
-/* Menus cost as much as folding, and change slowly once the stream is long: after so many folds a head's menu is
- * measured at every second. */
-enum { MENU_ALWAYS = 4 };
+/* Menus cost as much as folding and change slowly: they are measured before the first fold, and then for every head at
+ * one of so many. */
+enum { MENU_EVERY = 4 };
+enum { AT_ONCE = 16 }; /* heads */
 /* A stepped fold is done when this part of the room that is left is used. */
 static const double DONE_AT = 0.75;
 
@@ -62,7 +63,8 @@ static void read_points(cache_work *w, size_t at) {
 static pith_status open_work(pith_context *context, const pith_cache *cache, size_t index, cache_work *w) {
   const pith_cache_options *o = &cache->options;
   const cache_head *head = cache_head_of(cache, index);
-  *w = (cache_work){.cache = cache, .index = index, .leaving = cache_of(cache)->fold_end - head->folded};
+  size_t end = w->first_menu ? cache_of(cache)->length - o->window : cache_of(cache)->fold_end;
+  w->leaving = end - head->folded;
   size_t sinks = o->sinks, d = o->d, dv = o->dv, window = pith_min_size(o->window, head->rows - sinks - w->leaving);
   w->first = sinks + head->points;
   w->n = w->first + w->leaving + window;
@@ -135,19 +137,29 @@ static pith_status measure_change(pith_context *context, cache_work *w, const pi
 static pith_status reduce(pith_context *context, cache_work *w) {
   const pith_cache *cache = w->cache;
   const cache_head *head = cache_head_of(cache, w->index);
-  size_t rows = w->reduction.problem.candidates, wanted = pith_min_size(head->wanted, rows);
+  size_t rows = w->reduction.problem.candidates, wanted = w->first_menu ? rows : pith_min_size(head->wanted, rows);
   uint64_t folds = cache_of(cache)->folds;
-  bool turn = head->menu_count == 0 || folds < MENU_ALWAYS || (folds + w->index) % 2 == 0;
+  bool turn = head->menu_count == 0 || (folds + w->index) % MENU_EVERY == 0;
   bool measures = pith_cache_measures(cache) && turn && w->queries.held_count > 0 && rows > 0;
-  size_t tried = measures ? pith_cache_menu_most(w, wanted) : 0, most = wanted < rows ? wanted : 0;
-  PITH_TRY(pith_cache_promise_begin(context, cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
-                                    w->values + w->first * cache->options.dv, w->leaving));
-  most = pith_max_size(most, tried);
-  if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
-  if (measures) PITH_TRY(pith_cache_make_menu(context, w, tried));
+  if (w->first_menu && !measures) return PITH_OK;
+  bool condenses = cache->engine == &pith_engine_nystrom && w->queries.model->kind == PITH_QUERIES_SAMPLES &&
+                   cache->options.refine == 0;
+  size_t tried = measures && !condenses ? pith_cache_menu_most(w, wanted) : 0, most = wanted < rows ? wanted : 0;
+  if (!w->first_menu)
+    PITH_TRY(pith_cache_promise_begin(context, cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
+                                      w->values + w->first * cache->options.dv, w->leaving));
   PITH_TRY(pith_points_create(context, wanted, cache->options.d, cache->options.dv, &w->points));
   w->scores = pith_allocate(context, wanted, sizeof *w->scores);
   if (!w->scores) return PITH_E_MEMORY;
+  if (condenses) {
+    PITH_TRY(pith_cache_condense(context, w, wanted, measures));
+    pith_cache_reduce_name(&w->reduction, w->points, w->scores);
+    return w->first_menu ? PITH_OK : measure_change(context, w, w->points, (pith_dtype)head->wanted_store);
+  }
+  most = pith_max_size(most, tried);
+  if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
+  if (measures) PITH_TRY(pith_cache_make_menu(context, w, tried));
+  if (w->first_menu) return PITH_OK;
   w->reduction.problem.refine = cache->options.refine;
   w->reduction.coins = head->coins;
   PITH_TRY(pith_cache_reduce_take(context, &w->reduction, wanted, w->points, w->scores));
@@ -163,6 +175,14 @@ static pith_status work_out(pith_context *context, void *argument, size_t number
   pith_cache_reduce_close(context, &w->reduction);
   w->seconds = now() - begun;
   return PITH_OK;
+}
+
+static void take_menu(pith_cache *cache, const cache_work *w) {
+  cache_head *head = cache_head_of(cache, w->index);
+  cache->max_step_seconds = fmax(cache->max_step_seconds, w->seconds);
+  if (w->menu_count == 0) return;
+  memcpy(head->menu, w->menu, sizeof w->menu);
+  head->menu_count = w->menu_count;
 }
 
 /* Nothing can fail once the points are in their place. */
@@ -186,11 +206,7 @@ static pith_status apply(pith_context *context, pith_cache *cache, cache_work *w
   head->folded += w->leaving;
   head->counted = head->folded + window;
   head->coins = w->reduction.coins;
-  if (w->menu_count > 0) {
-    memcpy(head->menu, w->menu, sizeof w->menu);
-    head->menu_count = w->menu_count;
-  }
-  cache->max_step_seconds = fmax(cache->max_step_seconds, w->seconds);
+  take_menu(cache, w);
   return PITH_OK;
 }
 
@@ -222,9 +238,56 @@ static pith_status begin_fold(pith_context *context, pith_cache *cache) {
   return PITH_OK;
 }
 
+/* ---- Menus before the first fold ---- */
+
+static bool awaits_menu(const pith_cache *cache, size_t index) {
+  return cache_of(cache)->folds == 0 && pith_cache_measures(cache) && cache_head_of(cache, index)->menu_count == 0;
+}
+
+static bool awaits_menus(const pith_cache *cache) {
+  bool awaits = false;
+  for (size_t i = 0; i < cache->heads; i++) awaits |= awaits_menu(cache, i);
+  return awaits;
+}
+
+/* Measures menus of up to `count` heads that have none. *all: there is nothing more to measure. */
+static pith_status measure_heads(pith_context *context, pith_cache *cache, size_t count, bool *all) {
+  size_t index = 0;
+  double begun = now();
+  pith_status status = PITH_OK;
+  *all = false;
+  while (status == PITH_OK && !*all && count > 0) {
+    cache_work works[AT_ONCE];
+    size_t batch = 0;
+    for (; index < cache->heads && batch < pith_min_size(count, AT_ONCE); index++)
+      if (awaits_menu(cache, index)) works[batch++] = (cache_work){.cache = cache, .index = index, .first_menu = true};
+    status = pith_parallel_tasks(context, "measuring heads", batch, work_out, works);
+    bool measured = batch > 0;
+    for (size_t i = 0; i < batch; i++) {
+      if (status == PITH_OK) take_menu(cache, &works[i]);
+      measured = measured && works[i].menu_count > 0; /* else there are too few queries */
+      close_work(context, &works[i]);
+    }
+    *all = !measured || index == cache->heads;
+    count -= batch;
+  }
+  cache->fold_seconds += now() - begun;
+  return status;
+}
+
+/* How many heads should have menus by now: all of them an eighth of the chunk after the fold could have begun. */
+static size_t menus_due(const pith_cache *cache, size_t ready) {
+  size_t chunk = cache->options.chunk, lack = 0, late = ready - pith_min_size(ready, (chunk + 1) / 2) + 1;
+  for (size_t i = 0; i < cache->heads; i++) lack += awaits_menu(cache, i);
+  double part = fmin(1, (double)late / (double)(chunk / 8));
+  size_t done = cache->heads - lack, due = (size_t)ceil(part * (double)cache->heads);
+  return due > done ? due - done : 0;
+}
+
+/* ---- Steps ---- */
+
 /* The next `count` heads of the fold under way. */
 static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t count) {
-  enum { AT_ONCE = 16 };
   cache_state *state = cache_of(cache);
   cache_work works[AT_ONCE];
   double begun = now();
@@ -276,11 +339,16 @@ pith_status pith_cache_fold(pith_context *context, pith_cache *cache, size_t ste
   if (steps == PITH_CACHE_ALL) {
     if (folding(state)) PITH_TRY(fold_heads(context, cache, cache->heads - state->fold_done));
     if (state->length <= state->folded + o->window) return PITH_OK;
+    bool measured = false;
+    PITH_TRY(measure_heads(context, cache, cache->heads, &measured));
     PITH_TRY(begin_fold(context, cache));
     return fold_heads(context, cache, cache->heads);
   }
   if (!folding(state)) {
     if (ready == 0 || ready < (o->chunk + 1) / 2) return PITH_OK;
+    bool measured = true, due = steps == PITH_CACHE_DUE;
+    if (awaits_menus(cache)) PITH_TRY(measure_heads(context, cache, due ? menus_due(cache, ready) : steps, &measured));
+    if (!measured) return PITH_OK;
     PITH_TRY(begin_fold(context, cache));
   }
   size_t left = cache->heads - state->fold_done;

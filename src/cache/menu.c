@@ -124,6 +124,74 @@ pith_status pith_cache_make_menu(pith_context *context, cache_work *w, size_t mo
   return status;
 }
 
+/* ---- From sizes that were measured already ---- */
+
+void pith_cache_menu_size(pith_cache_sizes *sizes, size_t points, double cost) {
+  if (sizes->count == CACHE_MENU) return;
+  sizes->points[sizes->count] = points;
+  sizes->cost[sizes->count++] = cost;
+}
+
+/* What rounding adds to the error of the chosen points, and of all rows. */
+typedef struct rounding {
+  double points, rows;
+} rounding;
+
+static pith_status find_rounding(pith_context *context, const cache_work *w, const pith_points *points,
+                                 pith_points *all, cache_trial *t, pith_dtype store, rounding *out) {
+  double exact = 0;
+  *out = (rounding){0, 0};
+  if (store == PITH_F32 || store == PITH_F16) return PITH_OK; /* far below what points leave */
+  PITH_TRY(try_points(context, w, t, all, store, &out->rows));
+  out->points = out->rows;
+  if (points->count == all->count) return PITH_OK;
+  PITH_TRY(try_points(context, w, t, points, PITH_F32, &exact));
+  PITH_TRY(try_points(context, w, t, points, store, &out->points));
+  out->points = fmax(out->points - exact, 0);
+  return PITH_OK;
+}
+
+/* Between the two numbers of points that were measured, evenly in the logarithm. */
+static double rounding_at(const rounding *r, size_t size, size_t points, size_t rows) {
+  if (size <= points || rows <= points || points == 0) return r->points;
+  double part = log((double)size / (double)points) / log((double)rows / (double)points);
+  return r->points + part * (r->rows - r->points);
+}
+
+static pith_status fill_menu(pith_context *context, cache_work *w, const pith_cache_sizes *sizes,
+                             const pith_points *points, pith_points *all, cache_trial *t) {
+  static const pith_dtype several[MOST_STORES] = {PITH_F16, PITH_Q8, PITH_Q4};
+  bool automatic = w->cache->options.store == PITH_STORE_AUTO;
+  const pith_problem *p = &w->reduction.problem;
+  for (size_t i = 0; i < p->n; i++)
+    if (!p->exact[i]) pith_points_append(all, p, i, pith_problem_log_weight(p, i));
+  for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
+    pith_dtype store = automatic ? several[j] : w->cache->options.store;
+    rounding r;
+    PITH_TRY(find_rounding(context, w, points, all, t, store, &r));
+    add_option(w, 1, store, r.rows);
+    for (size_t i = automatic && j == 0 ? sizes->count : 0; i < sizes->count; i++)
+      add_option(w, (double)sizes->points[i] / (double)p->candidates, store,
+                 sizes->cost[i] + rounding_at(&r, sizes->points[i], points->count, p->candidates));
+  }
+  return PITH_OK;
+}
+
+pith_status pith_cache_fill_menu(pith_context *context, cache_work *w, const pith_cache_sizes *sizes,
+                                 const pith_points *points) {
+  const pith_cache_options *o = &w->cache->options;
+  size_t rows = w->reduction.problem.candidates;
+  pith_points *all = NULL;
+  cache_trial t = {0};
+  bool rounds = o->store != PITH_F32 && o->store != PITH_F16;
+  pith_status status = pith_points_create(context, rows, o->d, o->dv, &all);
+  if (status == PITH_OK && rounds) status = trial_open(context, w, rows, &t);
+  if (status == PITH_OK) status = fill_menu(context, w, sizes, points, all, &t);
+  pith_cache_trial_close(context, &t);
+  pith_points_free(context, all);
+  return status;
+}
+
 size_t pith_cache_menu_most(const cache_work *w, size_t wanted) {
   size_t rows = w->reduction.problem.candidates, usual = pith_max_size(wanted + wanted / 2, rows / 16);
   return pith_min_size(usual, rows / 2);

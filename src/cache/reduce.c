@@ -99,12 +99,16 @@ pith_status pith_cache_reduce_take(pith_context *context, cache_reduction *r, si
     PITH_TRY(pith_ranking_take(context, &r->problem, r->state, count, points));
     put_in_order(r, points);
   }
+  pith_cache_reduce_name(r, points, scores);
+  return PITH_OK;
+}
+
+void pith_cache_reduce_name(const cache_reduction *r, pith_points *points, float *scores) {
   for (size_t i = 0; i < points->count; i++) {
     int64_t row = points->index[i];
     scores[i] = row < 0 ? 0 : r->score[row];
     points->index[i] = row < 0 ? -1 : r->tokens[row];
   }
-  return PITH_OK;
 }
 
 void pith_cache_reduce_close(pith_context *context, cache_reduction *r) {

@@ -14,14 +14,31 @@ typedef struct cache_work {
   cache_queries queries;
   cache_reduction reduction;
   pith_points *points;
-  float *scores; /* (points) */
+  float *scores;   /* (points) */
+  bool first_menu; /* only a menu is wanted: before the first fold there is none */
   cache_option menu[CACHE_MENU];
   size_t menu_count;
   double sum[CACHE_LAMBDAS]; /* norms of what changed other than by coins */
   double seconds;
 } cache_work;
 
+/* condense.c: points for sampled queries into work->points, which has room for `wanted` (all rows: wanted is as many),
+ * and the menu where it is to be measured. */
+pith_status pith_cache_condense(pith_context *context, cache_work *work, size_t wanted, bool measures);
+
 /* menu.c */
+
+/* Errors by the number of points, before they are rounded to a store. */
+typedef struct pith_cache_sizes {
+  size_t count, points[CACHE_MENU];
+  double cost[CACHE_MENU];
+} pith_cache_sizes;
+
+void pith_cache_menu_size(pith_cache_sizes *sizes, size_t points, double cost);
+/* The menu: these sizes and all rows, in every store there is to choose from. What rounding adds is measured with the
+ * points chosen, and with all rows. */
+pith_status pith_cache_fill_menu(pith_context *context, cache_work *work, const pith_cache_sizes *sizes,
+                                 const pith_points *points);
 
 /* Memory of one trial: exact rows, and behind them points as they come back from a store. */
 typedef struct cache_trial {

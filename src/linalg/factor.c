@@ -29,12 +29,16 @@ pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t
   return PITH_OK;
 }
 
-void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb) {
+void pith_triangular_solve_f64(const double *l, size_t n, size_t lda, pith_transpose transpose, double *b,
+                               size_t columns, size_t ldb) {
   if (n == 0 || columns == 0) return;
-  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasNonUnit, (int)n, (int)columns, 1, l, (int)lda, b,
-              (int)ldb);
-  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, (int)n, (int)columns, 1, l, (int)lda, b,
-              (int)ldb);
+  cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, transpose ? CblasTrans : CblasNoTrans, CblasNonUnit, (int)n,
+              (int)columns, 1, l, (int)lda, b, (int)ldb);
+}
+
+void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb) {
+  pith_triangular_solve_f64(l, n, lda, PITH_PLAIN, b, columns, ldb);
+  pith_triangular_solve_f64(l, n, lda, PITH_TRANSPOSED, b, columns, ldb);
 }
 
 bool pith_solve_definite_f64(double *a, size_t n, double *b) {

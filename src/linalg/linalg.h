@@ -27,6 +27,10 @@ pith_status pith_cholesky_f64(pith_context *context, double *a, size_t n, size_t
 /* Solves L L^T X = B in place, B n x columns. */
 void pith_cholesky_solve_f64(const double *l, size_t n, size_t lda, double *b, size_t columns, size_t ldb);
 
+/* Solves L X = B, or L^T X = B (PITH_TRANSPOSED), in place. */
+void pith_triangular_solve_f64(const double *l, size_t n, size_t lda, pith_transpose transpose, double *b,
+                               size_t columns, size_t ldb);
+
 /* Solves A x = b for a positive definite A (n x n, lost) in place of b; false if it is not. For bodies of parallel
  * loops. */
 bool pith_solve_definite_f64(double *a, size_t n, double *b);

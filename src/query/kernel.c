@@ -92,7 +92,8 @@ static double mean_squared_norm(const float *rows, size_t n, size_t d) {
  * there are fewer queries than points. */
 static void add_unseen(pith_kernel *kernel, const float *keys, const double *centre) {
   size_t n = kernel->n, d = kernel->d;
-  double mean_diagonal = mean_squared_norm(kernel->feature, n, kernel->features);
+  double mean_diagonal =
+      pith_kernels_active()->dot(kernel->feature, kernel->feature, n * kernel->features) / (double)pith_max_size(n, 1);
   map_centred(keys, centre, 1, n, d, kernel->mapped);
   double spread = mean_squared_norm(kernel->mapped, n, d), factor = spread > 0 ? 1 / sqrt(spread) : 0;
   for (size_t i = 0; i < n * d; i++) kernel->mapped[i] = (float)(kernel->mapped[i] * factor);
@@ -185,7 +186,8 @@ static pith_status fill(pith_context *context, const pith_query_model *model, co
   pith_release(context, centre);
   for (size_t i = 0; status == PITH_OK && i < n; i++) {
     double x = exp(squared_norm(kernel->mapped + i * d, d) + 2.0 * kernel->log_scale[i]);
-    if (kernel->features) x += squared_norm(kernel->feature + i * kernel->features, kernel->features);
+    const float *feature = kernel->feature + i * kernel->features;
+    if (kernel->features) x += pith_kernels_active()->dot(feature, feature, kernel->features);
     kernel->diagonal[i] = (float)x;
   }
   return status;
