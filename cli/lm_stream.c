@@ -27,6 +27,7 @@ static pith_cache_options options_of(const lm_run *run, const lm_method *method,
   const size_t samples = asked->samples ? asked->samples : STREAM_SAMPLES;
   options.older = samples / 4;
   options.recent = samples - options.older;
+  options.probes = 0; /* nobody asks for certificates here */
   options.seed = asked->seed;
   return options;
 }

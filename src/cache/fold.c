@@ -10,7 +10,7 @@
 
 /* Menus cost as much as folding and change slowly: they are measured before the first fold, and then for every head at
  * one of so many. */
-enum { MENU_EVERY = 4 };
+enum { MENU_EVERY = 3 };
 enum { AT_ONCE = 16 }; /* heads */
 /* A stepped fold is done when this part of the room that is left is used. */
 static const double DONE_AT = 0.75;
