@@ -369,7 +369,7 @@ static pith_status try_part(pith_context *context, trial *t, const part *p, size
 /* Other numbers of points: rows stay, but for what ROUGH_PIVOTS can stand for. */
 static pith_status try_others(pith_context *context, trial *t, size_t from, size_t to) {
   const condensing *c = t->c;
-  for (size_t size = from; size < to && (size < c->rows || size == 1); size *= 2) {
+  for (size_t size = from; size < to && (size < c->rows || size == 1); size *= 4) {
     size_t pivots = pith_min_size(size, ROUGH_PIVOTS);
     part p = {0};
     pith_status status = open_part(context, c, size - pivots, pivots, &p);
