@@ -8,7 +8,7 @@
 /* The rows after the cut are at most this part of all. */
 enum { LATER_PART = 4 };
 /* Later queries to ask, of all positions; fewer than LEAST tell too little. */
-enum { ASKED = 1024, LEAST = 64 };
+enum { ASKED = 1024, LEAST = 256 };
 /* Fit queries of a rehearsal that only compares errors. */
 enum { SAMPLES = 1024 };
 
