@@ -279,7 +279,7 @@ static pith_status measure_heads(pith_context *context, pith_cache *cache, size_
 static size_t menus_due(const pith_cache *cache, size_t ready) {
   size_t chunk = cache->options.chunk, lack = 0, late = ready - pith_min_size(ready, (chunk + 1) / 2) + 1;
   for (size_t i = 0; i < cache->heads; i++) lack += awaits_menu(cache, i);
-  double part = fmin(1, (double)late / (double)(chunk / 8));
+  double part = fmin(1, 8 * (double)late / (double)chunk);
   size_t done = cache->heads - lack, due = (size_t)ceil(part * (double)cache->heads);
   return due > done ? due - done : 0;
 }
