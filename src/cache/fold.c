@@ -8,9 +8,6 @@
 #include "cache/work.h"
 #include "summary/store.h"
 
-/* Menus cost as much as folding and change slowly: they are measured before the first fold, and then for every head at
- * one of so many. */
-enum { MENU_EVERY = 3 };
 enum { AT_ONCE = 16 }; /* heads */
 /* A stepped fold is done when this part of the room that is left is used. */
 static const double DONE_AT = 0.75;
@@ -138,9 +135,7 @@ static pith_status reduce(pith_context *context, cache_work *w) {
   const pith_cache *cache = w->cache;
   const cache_head *head = cache_head_of(cache, w->index);
   size_t rows = w->reduction.problem.candidates, wanted = w->first_menu ? rows : pith_min_size(head->wanted, rows);
-  uint64_t folds = cache_of(cache)->folds;
-  bool turn = head->menu_count == 0 || (folds + w->index) % MENU_EVERY == 0;
-  bool measures = pith_cache_measures(cache) && turn && w->queries.held_count > 0 && rows > 0;
+  bool measures = pith_cache_measures(cache) && w->queries.held_count > 0 && rows > 0;
   if (w->first_menu && !measures) return PITH_OK;
   bool condenses = cache->engine == &pith_engine_nystrom && w->queries.model->kind == PITH_QUERIES_SAMPLES &&
                    cache->options.refine == 0;
