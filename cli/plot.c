@@ -146,6 +146,7 @@ static void write_panel(const cli_plot *plot, FILE *script) {
   }
   fprintf(script,
           "set title '%s'\nset logscale x 2\nset logscale y\nset format y '%%g'\n"
+          "set for [i = 1:12] xtics add (sprintf('1/%%d', 2**i) 2.0**-i)\n"
           "set grid lc rgb '#dddddd'\nset key outside right top Left reverse%s\n"
           "set xlabel '%s'\nset ylabel '%s'\nset offsets graph 0.03, graph 0.03\nplot ",
           plot->title, plot->lines > 16 ? " font ',13'" : "", plot->x_label, plot->y_label);
