@@ -220,7 +220,7 @@ static pith_status open_part(pith_context *context, const condensing *c, size_t 
   if (stay > 0) PITH_TRY(gather_part(context, c, t));
   PITH_TRY(pith_pivots_choose(context, &t->kernel, t->importance, t->coefficients, c->columns,
                               pith_min_size(most, c->rows - stay), c->p->seed, c->p->object, &t->pivots));
-  return factor_pivots(context, c, t);
+  return t->pivots ? factor_pivots(context, c, t) : PITH_E_MEMORY;
 }
 
 /* fit (count, columns) of the pivots named by active[]. */
