@@ -15,11 +15,11 @@ enum { SAMPLES = 1024 };
 /* ---- Asking ---- */
 
 typedef struct later_work {
-  size_t d, dv, heads, every; /* query heads; queries are all of `every` */
+  size_t d, dv, heads; /* query heads of the group */
   const float *keys, *values;
   const float *queries; /* (count, d) */
   float *log_mass, *answer;
-  size_t count, total;
+  size_t count, total; /* queries, of all that there are */
 } later_work;
 
 /* Query r of `count` is that of position and query head number_of(r) = position * heads + head. */
