@@ -11,10 +11,10 @@ typedef struct pith_met_error {
   double squared, deviation;
 } pith_met_error;
 
-/* What is asked of a size: the error, and what probes of the same points would have foretold. */
+/* What is asked of a size: the error, and what it is over the error that probes of the same points foretell. */
 typedef struct pith_tried {
   pith_met_error error;
-  double foretold;
+  double drift; /* 1 where there is nothing to compare with */
 } pith_tried;
 
 /* What is to be compressed, and how. */

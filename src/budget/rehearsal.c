@@ -144,7 +144,7 @@ pith_status pith_rehearse(pith_context *context, const pith_heads *heads, size_t
   for (size_t i = 0; status == PITH_OK && i < count; i++) {
     pith_tried tried;
     status = pith_job_try(context, job, pith_points_rehearsed(&rehearsal, heads->n, points[i]), &store, 1, &tried);
-    if (status == PITH_OK && tried.foretold > 0) drift[i] = tried.error.squared / tried.foretold;
+    if (status == PITH_OK) drift[i] = tried.drift;
   }
   pith_job_close(context, job);
   return status;

@@ -101,10 +101,10 @@ static pith_status try_sizes(pith_context *context, spread *s, size_t index, pit
     for (size_t j = 0; j < stores; j++) {
       pith_dtype store = s->store[first + j];
       double cost = weight_of(s, index) * expected_error(s, job, sizes[i], &tried[j], &tried[0]);
-      double drift = tried[j].foretold > 0 ? tried[j].error.squared / tried[j].foretold : 1;
-      add_option(s, index, sizes[i], store, cost, drift);
+      add_option(s, index, sizes[i], store, cost, tried[j].drift);
       if (i > 0 && !whole)
-        add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), store, sqrt(before[j] * cost), drift);
+        add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), store, sqrt(before[j] * cost),
+                   tried[j].drift);
       before[j] = cost;
     }
   }
