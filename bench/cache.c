@@ -49,7 +49,7 @@ static void answer_exactly(pith_context *context, const heads *h, size_t layer, 
   must(context, pith_attention_compute(context, &q, &k, &v, &options, out));
 }
 
-/* Adds the errors of one block's answers: relative, and 2 * head weight * squared error. */
+/* Adds the errors of one block's answers: relative, and 2 * head weight * squared error of every kv head. */
 static void judge(const heads *h, const pith_cache_options *o, const float *exact, const float *out, double *error,
                   double *predicted) {
   size_t count = o->layers * o->query_heads, size = BLOCK * o->dv;
@@ -57,7 +57,7 @@ static void judge(const heads *h, const pith_cache_options *o, const float *exac
     pith_error stats = pith_error_measure(exact + i * size, out + i * size, BLOCK, o->dv);
     double weight = h->weighted ? (double)((const float *)h->weights.data)[i / (o->query_heads / o->kv_heads)] : 1;
     *error += stats.relative / (double)(count * ASKED);
-    *predicted += 2 * weight * stats.rms * stats.rms / ASKED;
+    predicted[i / (o->query_heads / o->kv_heads)] += 2 * weight * stats.rms * stats.rms / ASKED;
   }
 }
 
@@ -67,7 +67,8 @@ static void run(pith_context *context, const heads *h, const pith_cache_options 
   pith_cache *cache = NULL;
   must(context, pith_cache_create(context, o, &cache));
   if (h->weighted) must(context, pith_cache_set_head_weights(context, cache, &h->weights));
-  double folding = 0, pushing = 0, asking = 0, error = 0, predicted = 0;
+  size_t all = o->layers * o->kv_heads;
+  double folding = 0, pushing = 0, asking = 0, error = 0, sum = 0, *predicted = calloc(all, sizeof *predicted);
   for (size_t at = 0; at < n; at += BLOCK) {
     for (size_t layer = 0; layer < o->layers; layer++) {
       pith_array k = layer_rows(&h->keys, layer, at, BLOCK), v = layer_rows(&h->values, layer, at, BLOCK);
@@ -80,24 +81,26 @@ static void run(pith_context *context, const heads *h, const pith_cache_options 
       asking += now() - t;
     }
     if (at >= n - ASKED * BLOCK)
-      judge(h, o, exact + (at / BLOCK - (n / BLOCK - ASKED)) * o->layers * size, out, &error, &predicted);
+      judge(h, o, exact + (at / BLOCK - (n / BLOCK - ASKED)) * o->layers * size, out, &error, predicted);
     double t = now();
     must(context, pith_cache_fold(context, cache, PITH_CACHE_ALL));
     folding += now() - t;
   }
   pith_cache_info info = pith_cache_describe(cache);
-  size_t all = o->layers * o->kv_heads;
+  for (size_t i = 0; i < all; i++) sum += predicted[i];
   printf("%-12s %7.4f %-7s %-5s %8.4f %9.5f %9.2f %9.2f %9.2f %9.2f\n", info.engine, ratio,
-         o->budget == PITH_BUDGET_EVEN ? "even" : "spread", o->store ? pith_dtype_name(o->store) : "auto", error,
-         predicted, 1e6 * folding / (double)(n * all), 1e6 * pushing / (double)(n * all),
-         1e6 * asking / (double)(n * all), 1e3 * info.max_step_seconds);
+         o->budget == PITH_BUDGET_EVEN ? "even" : "spread", o->store ? pith_dtype_name(o->store) : "auto", error, sum,
+         1e6 * folding / (double)(n * all), 1e6 * pushing / (double)(n * all), 1e6 * asking / (double)(n * all),
+         1e3 * info.max_step_seconds);
   for (size_t i = 0; getenv("PITH_CACHE_HEADS") && i < all; i++) {
     pith_cache_head head;
     must(context, pith_cache_look(context, cache, i / o->kv_heads, i % o->kv_heads, &head, NULL));
-    printf("%zu.%zu: %zu points of %s\n", i / o->kv_heads, i % o->kv_heads, head.points, pith_dtype_name(head.store));
+    printf("%zu.%zu: %zu points of %s, predicted %.6f\n", i / o->kv_heads, i % o->kv_heads, head.points,
+           pith_dtype_name(head.store), predicted[i]);
   }
   fflush(stdout);
   pith_cache_free(cache);
+  free(predicted);
   free(out);
 }
 

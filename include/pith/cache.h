@@ -25,7 +25,7 @@ extern "C" {
 
 typedef struct pith_cache pith_cache;
 
-#define PITH_CACHE_DUE ((size_t)0) /* the heads that are due: done in time when called after every block */
+#define PITH_CACHE_DUE ((size_t)0) /* the steps that are due: done in time when called after every block */
 #define PITH_CACHE_ALL SIZE_MAX    /* everything that has left the window */
 
 typedef struct pith_cache_options {
@@ -87,9 +87,10 @@ PITH_API PITH_CHECK pith_status pith_cache_attend(pith_context *context, const p
                                                   const pith_array *queries, float *out,
                                                   pith_certificate *certificates);
 
-/* Folds up to `steps` heads, each at once. PITH_CACHE_DUE: begins when half of the chunk is filled, and then folds as
- * many heads at each call as are needed to be done before the chunk is full. PITH_CACHE_ALL: finishes what is under way
- * and folds all that has left the window. Between blocks only. A fold that is under way changes nothing in what may be
+/* Takes up to `steps` steps: a step measures what one head would err with other sizes (where bytes are spent over heads
+ * or stores chosen), or folds one head. PITH_CACHE_DUE: begins when half of the chunk is filled, and then takes as many
+ * steps at each call as are needed to be done before the chunk is full. PITH_CACHE_ALL: finishes what is under way and
+ * folds all that has left the window. Between blocks only. A fold that is under way changes nothing in what may be
  * pushed and asked. */
 PITH_API PITH_CHECK pith_status pith_cache_fold(pith_context *context, pith_cache *cache, size_t steps);
 
@@ -134,7 +135,7 @@ typedef struct pith_cache_info {
   size_t held_bytes;    /* all of it: the same from the first token to the last */
   size_t folds;         /* that are finished */
   size_t heads_to_fold; /* in the fold that is under way */
-  double max_step_seconds, fold_seconds; /* longest fold of one head; all folding */
+  double max_step_seconds, fold_seconds; /* longest step; all folding */
   double rho;                            /* of the ball certificate */
   pith_query_kind query_model;
   char engine[32];

@@ -14,7 +14,7 @@
 #include "summary/summary.h"
 
 enum {
-  CACHE_MENU = 40,   /* options of a head's menu at most */
+  CACHE_MENU = 64,   /* options of a head's menu at most */
   CACHE_MODEL = 64,  /* bytes of a model's name, with its end */
   CACHE_LAMBDAS = 5, /* kernels that bounds are kept for (promise.h) */
   CACHE_LEAST_CHUNK = 16,
@@ -22,11 +22,10 @@ enum {
   CACHE_MOST_ROWS = 1 << 20, /* of window, samples, probes; and of heads */
 };
 
-/* One way to keep a head at its next fold. */
+/* One way to keep a head. */
 typedef struct cache_option {
-  double fraction; /* of the rows that there will be; 1: all of them */
-  double cost;     /* mean squared error, not yet times the head weight */
-  uint64_t store;
+  uint64_t points, store;
+  double cost; /* mean squared error, not yet times the head weight */
 } cache_option;
 
 typedef struct cache_head {
@@ -46,6 +45,7 @@ typedef struct cache_state {
   uint64_t length;           /* the position behind the last token of a closed block */
   uint64_t block, layer;     /* tokens of the open block (0: none), and the layer that comes next */
   uint64_t folded, fold_end; /* positions; equal: no fold is under way */
+  uint64_t measured;         /* heads that have a menu for this fold; all of them: the bytes are spent */
   uint64_t fold_done;        /* heads of `order` that are folded */
   uint64_t fold_in_flight;   /* tokens in flight when the fold began */
   uint64_t folds;
@@ -197,7 +197,7 @@ pith_status pith_cache_refold(pith_context *context, const pith_cache *from, pit
 
 /* Sets what every head is to be folded to, and the order of heads: those that shrink first. */
 pith_status pith_cache_spend(pith_context *context, pith_cache *cache);
-/* Whether bytes are spent over heads; whether heads need menus. */
+/* Whether bytes are spent over heads; whether heads get menus first. */
 bool pith_cache_spreads(const pith_cache *cache);
 bool pith_cache_measures(const pith_cache *cache);
 

@@ -43,7 +43,7 @@ static bool state_fits(const pith_cache *cache) {
   if (s->fold_end > first && s->fold_end > s->length) return false;
   bool folding = s->fold_end > s->folded;
   return s->fold_done <= cache->heads - (folding && cache->heads > 0) && s->fold_in_flight <= o->chunk &&
-         s->queried <= 1;
+         s->measured <= cache->heads && (s->measured == cache->heads || s->fold_done == 0) && s->queried <= 1;
 }
 
 static bool head_fits(const pith_cache *cache, size_t index) {
@@ -65,12 +65,12 @@ static bool head_fits(const pith_cache *cache, size_t index) {
       head->passed < head->older || head->probes > o->probes || head->counted < head->folded ||
       head->passed > SIZE_MAX / 4)
     return false;
-  bool folding = s->fold_end > s->folded;
-  if (folding && (!store_fits(cache, head->wanted_store) || head->wanted > cache->at.arena_bytes)) return false;
+  bool spent = s->fold_end > s->folded && s->measured == cache->heads;
+  if (spent && (!store_fits(cache, head->wanted_store) || head->wanted > cache->at.arena_bytes)) return false;
   if (head->menu_count > CACHE_MENU) return false;
   for (size_t i = 0; i < head->menu_count; i++) {
     const cache_option *option = &head->menu[i];
-    if (!(option->fraction >= 0 && option->fraction <= 1) || !(option->cost >= 0) || !isfinite(option->cost) ||
+    if (option->points > cache->at.arena_bytes + cache->capacity || !(option->cost >= 0) || !isfinite(option->cost) ||
         !store_fits(cache, option->store))
       return false;
   }

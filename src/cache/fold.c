@@ -60,8 +60,7 @@ static void read_points(cache_work *w, size_t at) {
 static pith_status open_work(pith_context *context, const pith_cache *cache, size_t index, cache_work *w) {
   const pith_cache_options *o = &cache->options;
   const cache_head *head = cache_head_of(cache, index);
-  size_t end = w->first_menu ? cache_of(cache)->length - o->window : cache_of(cache)->fold_end;
-  w->leaving = end - head->folded;
+  w->leaving = cache_of(cache)->fold_end - head->folded;
   size_t sinks = o->sinks, d = o->d, dv = o->dv, window = pith_min_size(o->window, head->rows - sinks - w->leaving);
   w->first = sinks + head->points;
   w->n = w->first + w->leaving + window;
@@ -131,33 +130,34 @@ static pith_status measure_change(pith_context *context, cache_work *w, const pi
   return status;
 }
 
+/* Points are condensed, else taken from an engine. */
+static bool condenses(const cache_work *w) {
+  return w->cache->engine == &pith_engine_nystrom && w->queries.model->kind == PITH_QUERIES_SAMPLES &&
+         w->cache->options.refine == 0;
+}
+
+static pith_status measure(pith_context *context, cache_work *w) {
+  if (w->queries.held_count == 0 || w->reduction.problem.candidates == 0) return PITH_OK;
+  return condenses(w) ? pith_cache_try_sizes(context, w) : pith_cache_make_menu(context, w);
+}
+
 static pith_status reduce(pith_context *context, cache_work *w) {
   const pith_cache *cache = w->cache;
   const cache_head *head = cache_head_of(cache, w->index);
-  size_t rows = w->reduction.problem.candidates, wanted = w->first_menu ? rows : pith_min_size(head->wanted, rows);
-  bool measures = pith_cache_measures(cache) && w->queries.held_count > 0 && rows > 0;
-  if (w->first_menu && !measures) return PITH_OK;
-  bool condenses = cache->engine == &pith_engine_nystrom && w->queries.model->kind == PITH_QUERIES_SAMPLES &&
-                   cache->options.refine == 0;
-  size_t tried = measures && !condenses ? pith_cache_menu_most(w, wanted) : 0, most = wanted < rows ? wanted : 0;
-  if (!w->first_menu)
-    PITH_TRY(pith_cache_promise_begin(context, cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
-                                      w->values + w->first * cache->options.dv, w->leaving));
+  size_t rows = w->reduction.problem.candidates, wanted = pith_min_size(head->wanted, rows);
+  PITH_TRY(pith_cache_promise_begin(context, cache, w->index, w->queries.model, w->keys + w->first * cache->options.d,
+                                    w->values + w->first * cache->options.dv, w->leaving));
   PITH_TRY(pith_points_create(context, wanted, cache->options.d, cache->options.dv, &w->points));
   w->scores = pith_allocate(context, wanted, sizeof *w->scores);
   if (!w->scores) return PITH_E_MEMORY;
-  if (condenses) {
-    PITH_TRY(pith_cache_condense(context, w, wanted, measures));
+  if (condenses(w)) {
+    PITH_TRY(pith_cache_condense(context, w, wanted));
     pith_cache_reduce_name(&w->reduction, w->points, w->scores);
-    return w->first_menu ? PITH_OK : measure_change(context, w, w->points, (pith_dtype)head->wanted_store);
+  } else {
+    w->reduction.problem.refine = cache->options.refine;
+    if (wanted > 0 && wanted < rows) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, wanted));
+    PITH_TRY(pith_cache_reduce_take(context, &w->reduction, wanted, w->points, w->scores));
   }
-  most = pith_max_size(most, tried);
-  if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
-  if (measures) PITH_TRY(pith_cache_make_menu(context, w, tried));
-  if (w->first_menu) return PITH_OK;
-  w->reduction.problem.refine = cache->options.refine;
-  w->reduction.coins = head->coins;
-  PITH_TRY(pith_cache_reduce_take(context, &w->reduction, wanted, w->points, w->scores));
   return measure_change(context, w, w->points, (pith_dtype)head->wanted_store);
 }
 
@@ -166,18 +166,10 @@ static pith_status work_out(pith_context *context, void *argument, size_t number
   double begun = now();
   const pith_cache *cache = w->cache;
   PITH_TRY(open_work(context, cache, w->index, w));
-  PITH_TRY(reduce(context, w));
+  PITH_TRY(w->menu_only ? measure(context, w) : reduce(context, w));
   pith_cache_reduce_close(context, &w->reduction);
   w->seconds = now() - begun;
   return PITH_OK;
-}
-
-static void take_menu(pith_cache *cache, const cache_work *w) {
-  cache_head *head = cache_head_of(cache, w->index);
-  cache->max_step_seconds = fmax(cache->max_step_seconds, w->seconds);
-  if (w->menu_count == 0) return;
-  memcpy(head->menu, w->menu, sizeof w->menu);
-  head->menu_count = w->menu_count;
 }
 
 /* Nothing can fail once the points are in their place. */
@@ -201,7 +193,6 @@ static pith_status apply(pith_context *context, pith_cache *cache, cache_work *w
   head->folded += w->leaving;
   head->counted = head->folded + window;
   head->coins = w->reduction.coins;
-  take_menu(cache, w);
   return PITH_OK;
 }
 
@@ -211,96 +202,81 @@ pith_status pith_cache_refold(pith_context *context, const pith_cache *from, pit
   cache_head *head = cache_head_of(to, index);
   pith_status status = work_out(context, &w, 0);
   if (status == PITH_OK) status = pith_cache_place(context, to, index, w.points, w.scores, store);
-  if (status == PITH_OK) {
-    head->coins = w.reduction.coins;
-  }
+  if (status == PITH_OK) head->coins = w.reduction.coins;
   close_work(context, &w);
   return status;
 }
 
-/* ---- Folds ---- */
+/* ---- Folds: menus of all heads, then the bytes are spent, then the heads are folded ---- */
+
+static bool folding(const cache_state *state) { return state->fold_end > state->folded; }
 
 static pith_status begin_fold(pith_context *context, pith_cache *cache) {
   cache_state *state = cache_of(cache);
   state->fold_end = state->length - cache->options.window;
-  pith_status status = pith_cache_spend(context, cache);
-  if (status < 0) {
-    state->fold_end = state->folded;
-    return status;
-  }
+  state->measured = pith_cache_measures(cache) ? 0 : cache->heads;
   state->fold_in_flight = state->fold_end - state->folded;
   state->fold_done = 0;
-  return PITH_OK;
-}
-
-/* ---- Menus before the first fold ---- */
-
-static bool awaits_menu(const pith_cache *cache, size_t index) {
-  return cache_of(cache)->folds == 0 && pith_cache_measures(cache) && cache_head_of(cache, index)->menu_count == 0;
-}
-
-static bool awaits_menus(const pith_cache *cache) {
-  bool awaits = false;
-  for (size_t i = 0; i < cache->heads; i++) awaits |= awaits_menu(cache, i);
-  return awaits;
-}
-
-/* Measures menus of up to `count` heads that have none. *all: there is nothing more to measure. */
-static pith_status measure_heads(pith_context *context, pith_cache *cache, size_t count, bool *all) {
-  size_t index = 0;
-  double begun = now();
-  pith_status status = PITH_OK;
-  *all = false;
-  while (status == PITH_OK && !*all && count > 0) {
-    cache_work works[AT_ONCE];
-    size_t batch = 0;
-    for (; index < cache->heads && batch < pith_min_size(count, AT_ONCE); index++)
-      if (awaits_menu(cache, index)) works[batch++] = (cache_work){.cache = cache, .index = index, .first_menu = true};
-    status = pith_parallel_tasks(context, "measuring heads", batch, work_out, works);
-    bool measured = batch > 0;
-    for (size_t i = 0; i < batch; i++) {
-      if (status == PITH_OK) take_menu(cache, &works[i]);
-      measured = measured && works[i].menu_count > 0; /* else there are too few queries */
-      close_work(context, &works[i]);
-    }
-    *all = !measured || index == cache->heads;
-    count -= batch;
-  }
-  cache->fold_seconds += now() - begun;
+  pith_status status = state->measured == cache->heads ? pith_cache_spend(context, cache) : PITH_OK;
+  if (status < 0) state->fold_end = state->folded;
   return status;
 }
 
-/* How many heads should have menus by now: all of them an eighth of the chunk after the fold could have begun. */
-static size_t menus_due(const pith_cache *cache, size_t ready) {
-  size_t chunk = cache->options.chunk, lack = 0, late = ready - pith_min_size(ready, (chunk + 1) / 2) + 1;
-  for (size_t i = 0; i < cache->heads; i++) lack += awaits_menu(cache, i);
-  double part = fmin(1, 8 * (double)late / (double)chunk);
-  size_t done = cache->heads - lack, due = (size_t)ceil(part * (double)cache->heads);
-  return due > done ? due - done : 0;
+static size_t steps_left(const pith_cache *cache) {
+  const cache_state *state = cache_of(cache);
+  return 2 * cache->heads - state->measured - state->fold_done;
 }
 
-/* ---- Steps ---- */
+static void take_menu(pith_cache *cache, const cache_work *w) {
+  cache_head *head = cache_head_of(cache, w->index);
+  memcpy(head->menu, w->menu, sizeof w->menu);
+  head->menu_count = w->menu_count;
+}
 
-/* The next `count` heads of the fold under way. */
-static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t count) {
+static pith_status put_in_place(pith_context *context, pith_cache *cache, cache_work *w) {
+  PITH_TRY(pith_cache_place(context, cache, w->index, w->points, w->scores,
+                            (pith_dtype)cache_head_of(cache, w->index)->wanted_store));
+  return apply(context, cache, w);
+}
+
+/* The next menus of the fold under way, or the next heads: as many as work side by side. *count: how many there may be,
+ * and are. */
+static pith_status take_steps(pith_context *context, pith_cache *cache, size_t *count) {
   cache_state *state = cache_of(cache);
   cache_work works[AT_ONCE];
+  bool measures = state->measured < cache->heads;
+  uint64_t *done = measures ? &state->measured : &state->fold_done;
+  size_t batch = *count = pith_min_size(pith_min_size(*count, AT_ONCE), cache->heads - *done);
+  for (size_t i = 0; i < batch; i++)
+    works[i] = (cache_work){
+        .cache = cache, .index = measures ? *done + i : cache_order(cache)[*done + i], .menu_only = measures};
+  pith_status status =
+      pith_parallel_tasks(context, measures ? "measuring heads" : "folding heads", batch, work_out, works);
+  for (size_t i = 0; status == PITH_OK && i < batch; i++) {
+    cache->max_step_seconds = fmax(cache->max_step_seconds, works[i].seconds);
+    if (measures)
+      take_menu(cache, &works[i]);
+    else
+      status = put_in_place(context, cache, &works[i]);
+    if (status == PITH_OK) (*done)++;
+  }
+  for (size_t i = 0; i < batch; i++) close_work(context, &works[i]);
+  if (status == PITH_OK && measures && *done == cache->heads) {
+    status = pith_cache_spend(context, cache);
+    if (status < 0) (*done)--; /* the last menu is measured again */
+  }
+  return status;
+}
+
+/* Up to `steps` steps of the fold under way. */
+static pith_status go_on(pith_context *context, pith_cache *cache, size_t steps) {
+  cache_state *state = cache_of(cache);
   double begun = now();
   pith_status status = PITH_OK;
-  while (status == PITH_OK && count > 0) {
-    size_t batch = pith_min_size(count, AT_ONCE);
-    for (size_t i = 0; i < batch; i++)
-      works[i] = (cache_work){.cache = cache, .index = cache_order(cache)[state->fold_done + i]};
-    status = pith_parallel_tasks(context, "folding heads", batch, work_out, works);
-    for (size_t i = 0; status == PITH_OK && i < batch; i++) {
-      const cache_head *head = cache_head_of(cache, works[i].index);
-      status = pith_cache_place(context, cache, works[i].index, works[i].points, works[i].scores,
-                                (pith_dtype)head->wanted_store);
-      if (status == PITH_OK) status = apply(context, cache, &works[i]);
-      if (status == PITH_OK) state->fold_done++;
-    }
-    for (size_t i = 0; i < batch; i++) close_work(context, &works[i]);
-    count -= batch;
+  while (status == PITH_OK && steps > 0 && state->fold_done < cache->heads) {
+    size_t count = steps;
+    status = take_steps(context, cache, &count);
+    steps -= count;
   }
   cache->fold_seconds += now() - begun;
   if (status == PITH_OK && state->fold_done == cache->heads) {
@@ -310,42 +286,31 @@ static pith_status fold_heads(pith_context *context, pith_cache *cache, size_t c
   return status;
 }
 
-static bool folding(const cache_state *state) { return state->fold_end > state->folded; }
-
-/* How many heads should have been folded by now. */
+/* How many steps should have been taken by now. */
 static size_t due(const pith_cache *cache) {
   const cache_state *state = cache_of(cache);
   double flying = (double)(state->length - cache->options.window - state->folded);
   double begun = (double)state->fold_in_flight, room = (double)cache->options.chunk - begun;
   bool full = flying > 0.8 * (double)cache->options.chunk; /* as after large blocks */
-  double part = full ? 1 : (flying - begun) / (room * DONE_AT);
-  size_t heads = (size_t)ceil(fmin(1, part) * (double)cache->heads);
-  return heads > state->fold_done ? heads - state->fold_done : 0;
+  double part = full ? 1 : fmin(1, (flying - begun) / (room * DONE_AT));
+  size_t all = pith_cache_measures(cache) ? 2 * cache->heads : cache->heads;
+  size_t left = steps_left(cache), wanted = (size_t)ceil(part * (double)all);
+  return wanted > all - left ? wanted - (all - left) : 0;
 }
 
 pith_status pith_cache_fold(pith_context *context, pith_cache *cache, size_t steps) {
-  cache_state *state = cache_of(cache);
+  const cache_state *state = cache_of(cache);
   const pith_cache_options *o = &cache->options;
   if (state->block > 0)
     return pith_fail(context, PITH_E_ARGUMENT,
                      "fold: a block is open at layer %zu; push all layers, or give it up with pith_cache_truncate",
                      (size_t)state->layer);
-  size_t ready = state->length > state->folded + o->window ? state->length - o->window - state->folded : 0;
-  if (steps == PITH_CACHE_ALL) {
-    if (folding(state)) PITH_TRY(fold_heads(context, cache, cache->heads - state->fold_done));
-    if (state->length <= state->folded + o->window) return PITH_OK;
-    bool measured = false;
-    PITH_TRY(measure_heads(context, cache, cache->heads, &measured));
-    PITH_TRY(begin_fold(context, cache));
-    return fold_heads(context, cache, cache->heads);
-  }
+  bool all = steps == PITH_CACHE_ALL, due_only = steps == PITH_CACHE_DUE;
+  if (all && folding(state)) PITH_TRY(go_on(context, cache, steps));
   if (!folding(state)) {
-    if (ready == 0 || ready < (o->chunk + 1) / 2) return PITH_OK;
-    bool measured = true, due = steps == PITH_CACHE_DUE;
-    if (awaits_menus(cache)) PITH_TRY(measure_heads(context, cache, due ? menus_due(cache, ready) : steps, &measured));
-    if (!measured) return PITH_OK;
+    size_t ready = state->length > state->folded + o->window ? state->length - o->window - state->folded : 0;
+    if (ready == 0 || (!all && ready < (o->chunk + 1) / 2)) return PITH_OK;
     PITH_TRY(begin_fold(context, cache));
   }
-  size_t left = cache->heads - state->fold_done;
-  return fold_heads(context, cache, pith_min_size(left, steps == PITH_CACHE_DUE ? due(cache) : steps));
+  return go_on(context, cache, due_only ? due(cache) : steps);
 }

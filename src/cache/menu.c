@@ -74,8 +74,8 @@ static pith_status try_points(pith_context *context, const cache_work *w, cache_
   return PITH_OK;
 }
 
-static void add_option(cache_work *w, double fraction, pith_dtype store, double cost) {
-  if (w->menu_count < CACHE_MENU) w->menu[w->menu_count++] = (cache_option){fraction, cost, store};
+static void add_option(cache_work *w, size_t points, pith_dtype store, double cost) {
+  if (w->menu_count < CACHE_MENU) w->menu[w->menu_count++] = (cache_option){points, store, cost};
 }
 
 /* All sizes up to `most`, in each store; between two sizes the mean of both. */
@@ -92,8 +92,8 @@ static pith_status try_sizes(pith_context *context, cache_work *w, size_t most, 
       double cost = 0;
       PITH_TRY(try_points(context, w, t, points, store[j], &cost));
       if (before > 0 && !automatic)
-        add_option(w, sqrt((double)before * (double)size) / (double)rows, store[j], sqrt(last[j] * cost));
-      add_option(w, (double)size / (double)rows, store[j], cost);
+        add_option(w, (size_t)sqrt((double)before * (double)size), store[j], sqrt(last[j] * cost));
+      add_option(w, size, store[j], cost);
       last[j] = cost;
     }
     before = size;
@@ -104,13 +104,16 @@ static pith_status try_sizes(pith_context *context, cache_work *w, size_t most, 
   for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
     double cost = 0;
     PITH_TRY(try_points(context, w, t, points, automatic ? several[j] : *store, &cost));
-    add_option(w, 1, automatic ? several[j] : *store, cost);
+    add_option(w, rows, automatic ? several[j] : *store, cost);
   }
   return PITH_OK;
 }
 
-pith_status pith_cache_make_menu(pith_context *context, cache_work *w, size_t most) {
-  size_t rows = w->reduction.problem.candidates;
+/* Sizes go up to half of the rows, as far as the head may come to want them. */
+pith_status pith_cache_make_menu(pith_context *context, cache_work *w) {
+  size_t rows = w->reduction.problem.candidates, held = cache_head_of(w->cache, w->index)->points;
+  size_t most = pith_min_size(pith_max_size(held + held / 2, rows / 4), rows / 2);
+  if (most > 0) PITH_TRY(pith_cache_reduce_prepare(context, &w->reduction, most));
   pith_points *points = NULL;
   cache_trial t = {0};
   float *scores = pith_allocate(context, rows, sizeof *scores);
@@ -144,7 +147,7 @@ static pith_status find_rounding(pith_context *context, const cache_work *w, con
   if (store == PITH_F32 || store == PITH_F16) return PITH_OK; /* far below what points leave */
   PITH_TRY(try_points(context, w, t, all, store, &out->rows));
   out->points = out->rows;
-  if (points->count == all->count) return PITH_OK;
+  if (!points || points->count == all->count) return PITH_OK;
   PITH_TRY(try_points(context, w, t, points, PITH_F32, &exact));
   PITH_TRY(try_points(context, w, t, points, store, &out->points));
   out->points = fmax(out->points - exact, 0);
@@ -169,10 +172,10 @@ static pith_status fill_menu(pith_context *context, cache_work *w, const pith_ca
     pith_dtype store = automatic ? several[j] : w->cache->options.store;
     rounding r;
     PITH_TRY(find_rounding(context, w, points, all, t, store, &r));
-    add_option(w, 1, store, r.rows);
+    add_option(w, p->candidates, store, r.rows);
     for (size_t i = automatic && j == 0 ? sizes->count : 0; i < sizes->count; i++)
-      add_option(w, (double)sizes->points[i] / (double)p->candidates, store,
-                 sizes->cost[i] + rounding_at(&r, sizes->points[i], points->count, p->candidates));
+      add_option(w, sizes->points[i], store,
+                 sizes->cost[i] + rounding_at(&r, sizes->points[i], points ? points->count : 0, p->candidates));
   }
   return PITH_OK;
 }
@@ -190,9 +193,4 @@ pith_status pith_cache_fill_menu(pith_context *context, cache_work *w, const pit
   pith_cache_trial_close(context, &t);
   pith_points_free(context, all);
   return status;
-}
-
-size_t pith_cache_menu_most(const cache_work *w, size_t wanted) {
-  size_t rows = w->reduction.problem.candidates, usual = pith_max_size(wanted + wanted / 2, rows / 16);
-  return pith_min_size(usual, rows / 2);
 }

@@ -1,4 +1,4 @@
-/* spend.c - bytes spent over heads: menus of the last fold, applied to the rows of the next. */
+/* spend.c - bytes spent over heads, by the menus that were measured at the beginning of the fold. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -46,7 +46,7 @@ static pith_menu menu_of(const pith_cache *cache, size_t index, pith_option *roo
   for (size_t i = 0; i < head->menu_count; i++) {
     const cache_option *option = &head->menu[i];
     pith_dtype store = (pith_dtype)option->store;
-    size_t points = pith_min_size(rows, (size_t)floor(option->fraction * (double)rows + 0.5));
+    size_t points = pith_min_size(rows, option->points);
     room[i] = (pith_option){
         .points = points, .store = store, .bytes = points * point_bytes(cache, store), .cost = weight * option->cost};
   }

@@ -14,17 +14,19 @@ typedef struct cache_work {
   cache_queries queries;
   cache_reduction reduction;
   pith_points *points;
-  float *scores;   /* (points) */
-  bool first_menu; /* only a menu is wanted: before the first fold there is none */
+  float *scores;  /* (points) */
+  bool menu_only; /* it is measured before the bytes are spent */
   cache_option menu[CACHE_MENU];
   size_t menu_count;
   double sum[CACHE_LAMBDAS]; /* norms of what changed other than by coins */
   double seconds;
 } cache_work;
 
-/* condense.c: points for sampled queries into work->points, which has room for `wanted` (all rows: wanted is as many),
- * and the menu where it is to be measured. */
-pith_status pith_cache_condense(pith_context *context, cache_work *work, size_t wanted, bool measures);
+/* condense.c: points for sampled queries into work->points, which has room for `wanted`. */
+pith_status pith_cache_condense(pith_context *context, cache_work *work, size_t wanted);
+
+/* trials.c: the menu of a head whose points are condensed. */
+pith_status pith_cache_try_sizes(pith_context *context, cache_work *work);
 
 /* menu.c */
 
@@ -35,8 +37,8 @@ typedef struct pith_cache_sizes {
 } pith_cache_sizes;
 
 void pith_cache_menu_size(pith_cache_sizes *sizes, size_t points, double cost);
-/* The menu: these sizes and all rows, in every store there is to choose from. What rounding adds is measured with the
- * points chosen, and with all rows. */
+/* The menu: these sizes and all rows, in every store there is to choose from. What rounding adds is measured with
+ * points that were chosen, and with all rows. */
 pith_status pith_cache_fill_menu(pith_context *context, cache_work *work, const pith_cache_sizes *sizes,
                                  const pith_points *points);
 
@@ -49,9 +51,7 @@ typedef struct cache_trial {
 } cache_trial;
 
 void pith_cache_trial_close(pith_context *context, cache_trial *trial);
-/* How many points the menu of a head goes up to that wants so many. */
-size_t pith_cache_menu_most(const cache_work *work, size_t wanted);
-/* Fills the menu: sizes up to `most`, for which the reduction is prepared, and all rows. */
-pith_status pith_cache_make_menu(pith_context *context, cache_work *work, size_t most);
+/* Fills the menu by reducing the head to every size. */
+pith_status pith_cache_make_menu(pith_context *context, cache_work *work);
 
 #endif

@@ -8,7 +8,7 @@
 #include "io/file.h"
 
 static const char MAGIC[8] = {'P', 'I', 'T', 'H', 'K', 'V', 'C', 'A'};
-enum { VERSION = 1, ENGINE = 32 };
+enum { VERSION = 2, ENGINE = 32 };
 
 typedef struct frame_head {
   char magic[8];

@@ -1,0 +1,49 @@
+/* condense.h - candidates of a head in the order of what they contribute, and points fitted to the least of them. */
+#ifndef PITH_SRC_CACHE_CONDENSE_H
+#define PITH_SRC_CACHE_CONDENSE_H
+
+#include "cache/work.h"
+#include "summary/pivots.h"
+
+/* Points that are fitted: at most so many of a head's, the others are rows that stay as they are. */
+enum { CONDENSE_PIVOTS = 128 };
+
+typedef struct condensing {
+  const cache_work *w;
+  const pith_problem *p;
+  size_t columns;                  /* of coefficients: dv + 1 */
+  double *mean, balance, farthest; /* of values; of answers from it; of values of tokens from it */
+  pith_kernel *kernel;             /* of the queries to fit: rows of the problem */
+  size_t rows, *row;               /* candidates as rows of the problem: what contributes least comes first */
+  float *coefficients;             /* (rows, columns), in that order: w [v - mean ; b] */
+  double *importance, *share;      /* (rows), in that order: |coefficients|^2; that times the kernel's diagonal */
+} condensing;
+
+/* With a kernel of up to `queries` of the sampled queries. Close it also after a failure. */
+pith_status pith_condensing_open(pith_context *context, const cache_work *work, size_t queries, condensing *out);
+void pith_condensing_close(pith_context *context, condensing *c);
+
+/* Some candidates with a kernel of their own, and pivots among them. */
+typedef struct condense_part {
+  size_t count;
+  size_t *place; /* (count): where they stand in the order of candidates */
+  pith_kernel kernel;
+  float *coefficients;
+  double *importance;
+  pith_pivots *pivots;
+  double *factor, *forward; /* of all pivots: (pivots, pivots), (pivots, columns) */
+} condense_part;
+
+/* Part of the `count` candidates at place[]; with room for its pivots' choice, which is the caller's. */
+pith_status pith_condense_gather(pith_context *context, const condensing *c, const size_t *place, size_t count,
+                                 condense_part *out);
+pith_status pith_condense_choose(pith_context *context, const condensing *c, size_t most, condense_part *part);
+/* The Cholesky factor of the pivots' kernel, and their targets solved forward with it: coordinates in an orthogonal
+ * basis, so that the first pivots have the first coordinates, however many there are. */
+pith_status pith_condense_factor(pith_context *context, const condensing *c, condense_part *part);
+/* Appends the candidates from place `first` on as they are, and up to `count` points at the pivots of the part. */
+pith_status pith_condense_take(pith_context *context, const condensing *c, const condense_part *part, size_t first,
+                               size_t count, pith_points *points);
+void pith_condense_part_close(pith_context *context, condense_part *part);
+
+#endif

@@ -1,0 +1,244 @@
+/* trials.c - what a head would err with other numbers of points, when they are condensed.
+ *
+ * A trial: rows that contribute most stay, and ROUGH_PIVOTS of the others stand for all others. What those others give
+ * to the held-out queries, and to the queries to fit, are sums over rows in the order of what they contribute, so that
+ * all trials together go through the rows once; pivots are chosen from a sample of the rows. In an orthogonal basis of
+ * the pivots the error of every number of them is a running sum. */
+#include <math.h>
+#include <string.h>
+
+#include "cache/condense.h"
+#include "kernels/kernels.h"
+#include "linalg/linalg.h"
+#include "summary/store.h"
+
+enum {
+  ROUGH_QUERIES = 192,
+  ROUGH_PIVOTS = 64,
+  SAMPLE = 512, /* rows that pivots are chosen from, at most */
+  BLOCK = 512,  /* rows that are added at a time */
+  MOST_TRIALS = 16
+};
+/* Sizes grow by this factor from trial to trial. */
+static const double GROWTH = 2;
+/* Part of its own mass that an answer keeps at least, where its error is worked out. */
+static const double LEAST_SHARE = 0.05;
+/* Logarithm of next to nothing: switches the kernel's radial part off, which sums over rows do not have. */
+static const float NOTHING = -60;
+
+typedef struct trials {
+  const condensing *c;
+  size_t held, fit;     /* queries */
+  pith_kernel *kernel;  /* of the queries held out */
+  float *answer;        /* (held, dv): of all rows, from the mean value */
+  size_t added;         /* candidates that the sums are over: the first of their order */
+  float *given, *taken; /* (held, columns), (fit, columns): sums of feature * coefficients */
+  float *gathered;      /* (BLOCK, the more of held and fit) */
+  double *left;         /* (held, columns): what is not yet explained */
+  double *basis;        /* (ROUGH_PIVOTS, held) */
+  pith_cache_sizes sizes;
+  pith_points *points; /* of one trial, where stores are to be compared; else NULL */
+  size_t points_at;    /* its size */
+} trials;
+
+static void close_trials(pith_context *context, trials *t) {
+  pith_kernel_free(context, t->kernel);
+  pith_points_free(context, t->points);
+  pith_release(context, t->answer);
+  pith_release(context, t->given);
+  pith_release(context, t->taken);
+  pith_release(context, t->gathered);
+  pith_release(context, t->left);
+  pith_release(context, t->basis);
+}
+
+/* out (queries, columns) += factor * feature^T coefficients, over candidates from..to-1 of the order. */
+static void add_rows(pith_context *context, const trials *t, const pith_kernel *k, size_t from, size_t to, float *out) {
+  const condensing *c = t->c;
+  size_t queries = k->features;
+  for (size_t at = from; at < to; at += BLOCK) {
+    size_t count = pith_min_size(BLOCK, to - at);
+    for (size_t i = 0; i < count; i++)
+      memcpy(t->gathered + i * queries, k->feature + c->row[at + i] * queries, queries * sizeof(float));
+    pith_gemm_f32(context, PITH_TRANSPOSED, PITH_PLAIN, queries, c->columns, count, 1, t->gathered, queries,
+                  c->coefficients + at * c->columns, c->columns, 1, out, c->columns);
+  }
+}
+
+/* Answers of all rows from the mean value: candidates have coefficients, exact rows weigh 1. */
+static pith_status answer_held(pith_context *context, trials *t) {
+  const condensing *c = t->c;
+  const pith_problem *p = c->p;
+  size_t dv = p->dv;
+  float *all = pith_allocate_zero(context, t->held * c->columns + dv, sizeof *all);
+  if (!all) return PITH_E_MEMORY;
+  float *value = all + t->held * c->columns;
+  add_rows(context, t, t->kernel, 0, c->rows, all);
+  for (size_t i = 0; i < p->n; i++) {
+    if (!p->exact[i]) continue;
+    const float *feature = t->kernel->feature + i * t->held;
+    for (size_t j = 0; j < dv; j++) value[j] = (float)(p->values[i * dv + j] - c->mean[j]);
+    for (size_t r = 0; r < t->held; r++)
+      for (size_t j = 0; j < dv; j++) all[r * c->columns + j] += feature[r] * value[j];
+  }
+  for (size_t r = 0; r < t->held; r++)
+    for (size_t j = 0; j < dv; j++) t->answer[r * dv + j] = sqrtf((float)t->held) * all[r * c->columns + j];
+  pith_release(context, all);
+  return PITH_OK;
+}
+
+static pith_status open_trials(pith_context *context, const condensing *c, trials *t) {
+  const cache_queries *queries = &c->w->queries;
+  pith_query_model model = *c->p->model;
+  size_t held = model.fit_count = queries->held_count, fit = c->kernel->features, dv = c->p->dv;
+  model.fit = queries->held;
+  *t = (trials){.c = c, .held = held, .fit = fit};
+  PITH_TRY(pith_kernel_create(context, &model, c->p->keys, c->p->log_weight, c->p->n, &t->kernel));
+  t->answer = pith_allocate(context, held * dv, sizeof *t->answer);
+  t->given = pith_allocate_zero(context, held * c->columns, sizeof *t->given);
+  t->taken = pith_allocate_zero(context, fit * c->columns, sizeof *t->taken);
+  t->gathered = pith_allocate(context, BLOCK * pith_max_size(held, fit), sizeof *t->gathered);
+  t->left = pith_allocate(context, held * c->columns, sizeof *t->left);
+  t->basis = pith_allocate(context, ROUGH_PIVOTS * held, sizeof *t->basis);
+  if (!t->answer || !t->given || !t->taken || !t->gathered || !t->left || !t->basis) return PITH_E_MEMORY;
+  return answer_held(context, t);
+}
+
+/* ---- One trial ---- */
+
+/* Candidates to choose pivots from, of the first `count`: where those are many, so many that one is taken for each
+ * equal share of what they contribute. What stands for more in such a sample is likelier to be chosen. */
+static pith_status gather_sample(pith_context *context, const trials *t, size_t count, condense_part *part) {
+  const condensing *c = t->c;
+  size_t place[SAMPLE], taken = 0;
+  double total = 0, sum = 0, step;
+  for (size_t i = 0; i < count; i++) total += c->share[i];
+  step = total / SAMPLE;
+  for (size_t i = 0; i < count && taken < SAMPLE; i++) {
+    double before = floor(sum / step);
+    sum += c->share[i];
+    if (count <= SAMPLE || floor(sum / step) > before) place[taken++] = i;
+  }
+  PITH_TRY(pith_condense_gather(context, c, place, taken, part));
+  pith_kernel *k = &part->kernel;
+  for (size_t i = 0; i < taken; i++) {
+    k->diagonal[i] -=
+        expf(2 * k->log_scale[i] + pith_kernels_active()->dot(k->mapped + i * k->d, k->mapped + i * k->d, k->d));
+    k->diagonal[i] = fmaxf(k->diagonal[i], 0);
+    k->log_scale[i] = NOTHING;
+    if (count > SAMPLE && c->share[place[i]] < step && c->share[place[i]] > 0)
+      part->importance[i] *= step / c->share[place[i]];
+  }
+  return PITH_OK;
+}
+
+/* Targets of the pivots: over all rows that they stand for, not over the sample alone. */
+static pith_status aim_at_all(pith_context *context, const trials *t, condense_part *part) {
+  const pith_pivots *v = part->pivots;
+  size_t columns = t->c->columns, fit = t->fit;
+  float *feature = pith_allocate(context, v->count, (fit + columns) * sizeof *feature);
+  if (!feature) return PITH_E_MEMORY;
+  float *target = feature + v->count * fit;
+  for (size_t a = 0; a < v->count; a++)
+    memcpy(feature + a * fit, part->kernel.feature + v->row[a] * fit, fit * sizeof *feature);
+  pith_gemm_f32(context, PITH_PLAIN, PITH_PLAIN, v->count, columns, fit, 1, feature, fit, t->taken, columns, 0, target,
+                columns);
+  for (size_t i = 0; i < v->count * columns; i++) v->target[i] = target[i];
+  pith_release(context, feature);
+  return PITH_OK;
+}
+
+/* Mean over held-out queries of the squared error, and its standard error on top: a few queries may see little of the
+ * worst. */
+static double error_left(const trials *t) {
+  const condensing *c = t->c;
+  size_t dv = c->p->dv;
+  double sum = 0, squares = 0;
+  for (size_t r = 0; r < t->held; r++) {
+    const double *left = t->left + r * c->columns;
+    const float *answer = t->answer + r * dv;
+    double share = fmax(1 - left[dv] / c->balance, LEAST_SHARE), squared = 0;
+    for (size_t j = 0; j < dv; j++) {
+      double x = answer[j] - (answer[j] - left[j]) / share;
+      squared += x * x;
+    }
+    sum += squared / (double)t->held;
+    squares += squared * squared / (double)t->held;
+  }
+  return sum + sqrt(fmax(squares - sum * sum, 0) / (double)t->held);
+}
+
+/* Errors with the first so many pivots of a part beside `stay` rows, from `first` on in growing numbers. */
+static void try_part(pith_context *context, trials *t, const condense_part *p, size_t stay, size_t first) {
+  const condensing *c = t->c;
+  size_t held = t->held, done = 0, count = p->pivots->count;
+  float factor = sqrtf((float)held);
+  for (size_t i = 0; i < held * c->columns; i++) t->left[i] = factor * t->given[i];
+  for (size_t k = 0; k < count; k++) {
+    const float *feature = t->kernel->feature + c->row[p->place[p->pivots->row[k]]] * held;
+    for (size_t r = 0; r < held; r++) t->basis[k * held + r] = factor * feature[r];
+  }
+  pith_triangular_solve_f64(p->factor, count, count, PITH_PLAIN, t->basis, held, held);
+  for (size_t size = pith_min_size(first, count);; size = pith_min_size(size + pith_max_size(4, size / 2), count)) {
+    pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, held, c->columns, size - done, -1, t->basis + done * held, held,
+                  p->forward + done * c->columns, c->columns, 1, t->left, c->columns);
+    done = size;
+    pith_cache_menu_size(&t->sizes, stay + size, error_left(t));
+    if (size == count) return;
+  }
+}
+
+/* Points for comparing stores: about as many as the head holds now. */
+static pith_status keep_points(pith_context *context, trials *t, const condense_part *part, size_t others) {
+  const condensing *c = t->c;
+  size_t size = c->rows - others + part->pivots->count;
+  if (c->w->cache->options.store != PITH_STORE_AUTO && !pith_store_quantised(c->w->cache->options.store))
+    return PITH_OK;
+  size_t held = pith_max_size(cache_head_of(c->w->cache, c->w->index)->points, c->rows / 8);
+  if (t->points && size > held) return PITH_OK; /* trials shrink: the first that is no larger stays */
+  if (t->points && t->points_at <= held) return PITH_OK;
+  pith_points_free(context, t->points);
+  t->points = NULL;
+  PITH_TRY(pith_points_create(context, size, c->p->d, c->p->dv, &t->points));
+  t->points_at = size;
+  return pith_condense_take(context, c, part, others, part->pivots->count, t->points);
+}
+
+/* The first `others` candidates become points, the others stay. Smaller sizes come later, with more others. */
+static pith_status try_size(pith_context *context, trials *t, size_t others, size_t pivots) {
+  const condensing *c = t->c;
+  add_rows(context, t, c->kernel, t->added, others, t->taken);
+  add_rows(context, t, t->kernel, t->added, others, t->given);
+  t->added = others;
+  condense_part part;
+  pith_status status = gather_sample(context, t, others, &part);
+  if (status == PITH_OK) status = pith_condense_choose(context, c, pivots, &part);
+  if (status == PITH_OK) status = aim_at_all(context, t, &part);
+  if (status == PITH_OK) status = pith_condense_factor(context, c, &part);
+  if (status == PITH_OK) try_part(context, t, &part, c->rows - others, others == c->rows ? 0 : part.pivots->count);
+  if (status == PITH_OK) status = keep_points(context, t, &part, others);
+  pith_condense_part_close(context, &part);
+  return status;
+}
+
+/* Sizes from large to small, the last without rows that stay. */
+static pith_status try_all(pith_context *context, trials *t) {
+  size_t rows = t->c->rows, size[MOST_TRIALS], count = 0;
+  size_t smallest = pith_min_size(ROUGH_PIVOTS, (rows + 1) / 2);
+  double next = (double)smallest;
+  for (; count == 0 || (count < MOST_TRIALS && next < (double)rows); next *= GROWTH) size[count++] = (size_t)next;
+  while (count-- > 0) PITH_TRY(try_size(context, t, rows - (size[count] - smallest), smallest));
+  return PITH_OK;
+}
+
+pith_status pith_cache_try_sizes(pith_context *context, cache_work *w) {
+  condensing c;
+  trials t = {0};
+  pith_status status = pith_condensing_open(context, w, ROUGH_QUERIES, &c);
+  if (status == PITH_OK) status = open_trials(context, &c, &t);
+  if (status == PITH_OK) status = try_all(context, &t);
+  if (status == PITH_OK) status = pith_cache_fill_menu(context, w, &t.sizes, t.points);
+  close_trials(context, &t);
+  pith_condensing_close(context, &c);
+  return status;
+}
