@@ -168,6 +168,26 @@ static void test_refusals(void **state) {
     assert_int_equal(pith_store_check(context, quantised[s], (1 << 16) + 1, 1), PITH_E_SHAPE);
     assert_int_equal(pith_store_check(context, quantised[s], 1, (1 << 16) + 1), PITH_E_SHAPE);
   }
+  /* In rows that are written together, the first that fails is named. */
+  enum { MANY = 300, WIDTH = 64 };
+  float *many = test_gaussian(3, MANY * WIDTH, 1);
+  void *kept = malloc(MANY * WIDTH * sizeof(float));
+  uint16_t many_scales[MANY * WIDTH / PITH_SCALED];
+  static const pith_dtype stores[] = {PITH_Q8, PITH_Q4, PITH_F16, PITH_BF16, PITH_F32};
+  for (size_t s = 0; s < 5; s++)
+    for (size_t at = 7; at < MANY; at += 61) {
+      const float saved = many[at * WIDTH + 5];
+      many[at * WIDTH + 5] = s < 3 && at % 2 ? 1e9F : -INFINITY;
+      assert_int_equal(pith_store_write(context, "keys", stores[s], many, MANY, WIDTH, kept, many_scales),
+                       PITH_E_VALUE);
+      char named[64];
+      (void)snprintf(named, sizeof named, "keys: row %zu, column 5 is", at);
+      assert_non_null(strstr(pith_context_message(context), named));
+      many[at * WIDTH + 5] = saved;
+      assert_ok(context, pith_store_write(context, "keys", stores[s], many, MANY, WIDTH, kept, many_scales));
+    }
+  free(many);
+  free(kept);
   assert_int_equal(pith_store_check(context, PITH_F64, 8, 8), PITH_E_TYPE);
   assert_int_equal(pith_store_check(context, PITH_I8, 8, 8), PITH_E_TYPE);
   /* Not arrays: */

@@ -87,6 +87,7 @@ static inline vector v_load_part_q4(const uint8_t *from, size_t count) {
 static inline vector v_add(vector a, vector b) { return _mm256_add_ps(a, b); }
 static inline vector v_sub(vector a, vector b) { return _mm256_sub_ps(a, b); }
 static inline vector v_mul(vector a, vector b) { return _mm256_mul_ps(a, b); }
+static inline vector v_div(vector a, vector b) { return _mm256_div_ps(a, b); }
 static inline vector v_fma(vector a, vector b, vector c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vector v_fnma(vector a, vector b, vector c) { return _mm256_fnmadd_ps(a, b, c); } /* c - a b */
 /* Not a number in b stays. */
@@ -116,9 +117,18 @@ static inline float v_largest(vector a) {
   return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* Half of the lanes, widened, and back. */
+typedef __m256d doubles;
+static inline doubles v_low(vector a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
+static inline doubles v_high(vector a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
+static inline vector v_narrow(doubles low, doubles high) {
+  return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+}
+
 /* Eight integers; where codes are multiplied, four of eight bits in each. */
 typedef __m256i integers;
 static inline integers i_load(const uint8_t *from) { return _mm256_loadu_si256((const __m256i *)(const void *)from); }
+static inline void i_store(int32_t *to, integers a) { _mm256_storeu_si256((__m256i *)(void *)to, a); }
 static inline integers i_set(int32_t four) { return _mm256_set1_epi32(four); }
 /* sum + the products of four unsigned codes and four signed numbers */
 static inline integers i_add_products(integers sum, integers code, integers four) {
@@ -139,6 +149,28 @@ static inline vector v_clear(vector a, unsigned lanes) {
   const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
   return _mm256_andnot_ps(_mm256_castsi256_ps(set), a);
+}
+
+/* b where its size is above that of a. */
+static inline vector v_farther(vector a, vector b) {
+  const vector sign = v_set(-0.0F);
+  return _mm256_blendv_ps(a, b, _mm256_cmp_ps(_mm256_andnot_ps(sign, b), _mm256_andnot_ps(sign, a), _CMP_GT_OQ));
+}
+/* Four steps down the tree of q4_tree, to nodes 16 to 31. */
+static inline integers v_descend(const float *tree, vector a) {
+  const vector low = v_load(tree), high = v_load(tree + 8);
+  integers node = _mm256_set1_epi32(1);
+  for (int step = 0; step < 4; step++) {
+    vector middle = _mm256_permutevar8x32_ps(step < 3 ? low : high, node); /* by the lowest three bits */
+    integers above = _mm256_castps_si256(_mm256_cmp_ps(a, middle, _CMP_GT_OQ));
+    node = _mm256_sub_epi32(_mm256_add_epi32(node, node), above);
+  }
+  return node;
+}
+/* table[the lowest four bits] */
+static inline vector v_look_up(const float *table, integers at) {
+  vector low = _mm256_permutevar8x32_ps(v_load(table), at), high = _mm256_permutevar8x32_ps(v_load(table + 8), at);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
 }
 
 /* Lane i receives from[i >> shift]; 8 >> shift elements are read, `count` of them at most. */

@@ -77,6 +77,7 @@ static inline vector v_load_part_q4(const uint8_t *from, size_t count) {
 static inline vector v_add(vector a, vector b) { return _mm512_add_ps(a, b); }
 static inline vector v_sub(vector a, vector b) { return _mm512_sub_ps(a, b); }
 static inline vector v_mul(vector a, vector b) { return _mm512_mul_ps(a, b); }
+static inline vector v_div(vector a, vector b) { return _mm512_div_ps(a, b); }
 static inline vector v_fma(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vector v_fnma(vector a, vector b, vector c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
 /* Not a number in b stays. */
@@ -93,9 +94,18 @@ static inline vector v_zero_below(vector a, vector x, float bound) {
 static inline float v_sum(vector a) { return _mm512_reduce_add_ps(a); }
 static inline float v_largest(vector a) { return _mm512_reduce_max_ps(a); }
 
+/* Half of the lanes, widened, and back. */
+typedef __m512d doubles;
+static inline doubles v_low(vector a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+static inline doubles v_high(vector a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+static inline vector v_narrow(doubles low, doubles high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+}
+
 /* Sixteen integers; where codes are multiplied, four of eight bits in each. */
 typedef __m512i integers;
 static inline integers i_load(const uint8_t *from) { return _mm512_loadu_si512(from); }
+static inline void i_store(int32_t *to, integers a) { _mm512_storeu_si512(to, a); }
 static inline integers i_set(int32_t four) { return _mm512_set1_epi32(four); }
 /* sum + the products of four unsigned codes and four signed numbers */
 static inline integers i_add_products(integers sum, integers code, integers four) {
@@ -116,6 +126,24 @@ static inline vector i_to_f32(integers a) { return _mm512_cvtepi32_ps(a); }
 /* Bits of the lanes where a >= b; a, but 0 in such lanes. */
 static inline unsigned v_reaches(vector a, vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static inline vector v_clear(vector a, unsigned lanes) { return _mm512_maskz_mov_ps((__mmask16)~lanes, a); }
+
+/* b where its size is above that of a. */
+static inline vector v_farther(vector a, vector b) {
+  return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(_mm512_abs_ps(b), _mm512_abs_ps(a), _CMP_GT_OQ), b);
+}
+/* Four steps down the tree of q4_tree, to nodes 16 to 31. */
+static inline integers v_descend(const float *tree, vector a) {
+  const vector middles = v_load(tree);
+  integers node = _mm512_set1_epi32(1);
+  for (int step = 0; step < 4; step++) {
+    __mmask16 above = _mm512_cmp_ps_mask(a, _mm512_permutexvar_ps(node, middles), _CMP_GT_OQ);
+    node = _mm512_add_epi32(node, node);
+    node = _mm512_mask_add_epi32(node, above, node, _mm512_set1_epi32(1));
+  }
+  return node;
+}
+/* table[the lowest four bits] */
+static inline vector v_look_up(const float *table, integers at) { return _mm512_permutexvar_ps(at, v_load(table)); }
 
 /* Lane i receives from[i >> shift]; 16 >> shift elements are read, `count` of them at most. */
 static inline vector v_load_repeated(const float *from, size_t count, int shift) {

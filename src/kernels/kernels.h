@@ -1,7 +1,8 @@
 /* kernels.h - the innermost loops, one table of function pointers per instruction set.
  *
  * f32 arithmetic but for sketches; f16 and bf16 are storage types. Every table computes the same functions
- * to the same error bounds (kernels.c states them), and but for sketches not to the same bits. */
+ * to the same error bounds (kernels.c states them), and but for sketches and the rounding of rows not to the same
+ * bits. */
 #ifndef PITH_SRC_KERNELS_H
 #define PITH_SRC_KERNELS_H
 
@@ -12,6 +13,8 @@ enum {
   PITH_SCALED = 32,       /* numbers of a quantised row that share a scale; the last of a row may be fewer */
   PITH_MOST_SCALES = 2048 /* of one row */
 };
+
+enum { PITH_Q4_ROUNDS = 3 }; /* of fitting scale and levels of a block to each other, from either end */
 
 /* Scales of a quantised row. */
 static inline size_t pith_scales(size_t width) { return width / PITH_SCALED + (width % PITH_SCALED != 0); }
@@ -24,8 +27,7 @@ extern const int8_t pith_q4_levels[16];
 static inline bool pith_turned(pith_dtype dtype, size_t width) {
   return (dtype == PITH_Q8 || dtype == PITH_Q4) && width > 1 && (width & (width - 1)) == 0;
 }
-/* Each of `rows` rows times the Hadamard matrix (Sylvester's) over sqrt(width); its own inverse. width: a power
- * of two, at most PITH_SCALED * PITH_MOST_SCALES. */
+/* The kernel `turn` of the table in use. */
 void pith_turn(float *x, size_t rows, size_t width);
 
 /* Running state of softmax attention for up to PITH_MAX_GROUP queries over one block of keys after
@@ -104,6 +106,15 @@ typedef struct pith_kernels {
   void (*bf16_to_f32)(const uint16_t *in, float *out, size_t n);
   void (*f32_to_f16)(const float *in, uint16_t *out, size_t n);
   void (*f32_to_bf16)(const float *in, uint16_t *out, size_t n);
+  /* Each of `rows` rows times the Hadamard matrix (Sylvester's) over sqrt(width); its own inverse. width: a power of
+   * two, at most PITH_SCALED * PITH_MOST_SCALES. This and the next four yield the same bits in every table. */
+  void (*turn)(float *x, size_t rows, size_t width);
+  /* Finite rows to levels and scales, and back (summary/store.h). A scale beyond f16 is stored as infinity, and its
+   * levels mean nothing. */
+  void (*f32_to_q8)(const float *in, size_t rows, size_t width, int8_t *out, uint16_t *scales);
+  void (*f32_to_q4)(const float *in, size_t rows, size_t width, uint8_t *out, uint16_t *scales);
+  void (*q8_to_f32)(const int8_t *in, const uint16_t *scales, size_t rows, size_t width, float *out);
+  void (*q4_to_f32)(const uint8_t *in, const uint16_t *scales, size_t rows, size_t width, float *out);
   void (*attend_f32)(const pith_attend_block *block);
   void (*attend_f16)(const pith_attend_block *block);
   void (*attend_bf16)(const pith_attend_block *block);

@@ -5,6 +5,7 @@
 
 #include "kernels/exponential.h"
 #include "kernels/kernels.h"
+#include "kernels/quantise.h"
 #include "kernels/sketch.h"
 
 /* Sums that run side by side, so that short chains keep the rounding small. */
@@ -191,6 +192,79 @@ static void attend_bf16(const pith_attend_block *block) { attend(block, widen_bf
 static void attend_q8(const pith_attend_block *block) { attend(block, widen_q8); }
 static void attend_q4(const pith_attend_block *block) { attend(block, widen_q4); }
 
+/* ---- Rows to q4 and back ---- */
+
+/* The nearest levels for a scale, and the sum of squared errors; `next` is the scale that suits them best. */
+static double q4_fit(const float tree[16], const float *x, size_t count, float scale, uint8_t *level, float *next) {
+  const float inverse = 1 / scale;
+  double error = 0, cross = 0, square = 0;
+  for (size_t i = 0; i < count; i++) {
+    const float place = x[i] * inverse;
+    unsigned node = 1;
+    for (int step = 0; step < 4; step++) node = 2 * node + (place > tree[node]);
+    level[i] = (uint8_t)(node - 16);
+    double y = pith_q4_levels[level[i]], difference = y * (double)scale - (double)x[i];
+    error += difference * difference;
+    cross += y * (double)x[i];
+    square += y * y;
+  }
+  *next = (float)(cross / square); /* no level is 0 */
+  return error;
+}
+
+/* The levels are not symmetric: the largest number is laid on either end, and from there scale and levels are fitted
+ * to each other. */
+static void q4_block(const float tree[16], const float *x, size_t count, uint8_t level[PITH_SCALED], uint16_t *scale) {
+  size_t at = 0;
+  double least = INFINITY;
+  memset(level, 0, PITH_SCALED);
+  *scale = 0;
+  for (size_t i = 1; i < count; i++)
+    if (fabsf(x[i]) > fabsf(x[at])) at = i;
+  for (size_t end = 0; end < 16; end += 15) {
+    float wanted = x[at] / (float)pith_q4_levels[end];
+    for (int round = 0; round < PITH_Q4_ROUNDS; round++) {
+      uint8_t tried[PITH_SCALED];
+      uint16_t half = pith_f32_to_f16(wanted);
+      float rounded = pith_f16_to_f32(half);
+      if (isinf(rounded)) {
+        *scale = half;
+        return;
+      }
+      if (rounded == 0) break; /* less than f16 can tell from nothing */
+      double error = q4_fit(tree, x, count, rounded, tried, &wanted);
+      if (error >= least) continue;
+      least = error;
+      *scale = half;
+      memcpy(level, tried, count);
+    }
+  }
+}
+
+static void f32_to_q4(const float *in, size_t rows, size_t width, uint8_t *out, uint16_t *scales) {
+  float tree[16];
+  q4_tree(tree);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t column = 0; column < width; column += PITH_SCALED) {
+      uint8_t level[PITH_SCALED + 1];
+      size_t count = pith_min_size(PITH_SCALED, width - column);
+      q4_block(tree, in, count, level, scales++);
+      level[count] = 0;
+      for (size_t i = 0; i < count; i += 2) *out++ = (uint8_t)(level[i] | level[i + 1] << 4);
+      in += count;
+    }
+}
+
+static void q8_to_f32(const int8_t *in, const uint16_t *scales, size_t rows, size_t width, float *out) {
+  for (size_t row = 0; row < rows; row++)
+    widen_q8(in + row * width, scales_of(scales, row, width), 0, out + row * width, width);
+}
+
+static void q4_to_f32(const uint8_t *in, const uint16_t *scales, size_t rows, size_t width, float *out) {
+  for (size_t row = 0; row < rows; row++)
+    widen_q4(in + row * (width / 2 + width % 2), scales_of(scales, row, width), 0, out + row * width, width);
+}
+
 /* ---- Keys in small integers ---- */
 
 static void code_logits(const pith_code_block *block) {
@@ -239,5 +313,6 @@ static uint64_t split(const float *logits, size_t group, const float *threshold,
 }
 
 const pith_kernels pith_kernels_scalar = {
-    "scalar",   dot,        axpy,        exp_sum,   largest,   f16_to_f32,      bf16_to_f32, f32_to_f16, f32_to_bf16,
-    attend_f32, attend_f16, attend_bf16, attend_q8, attend_q4, &sketch_kernels, code_logits, scores,     split};
+    "scalar",    dot,       axpy,      exp_sum,         largest,     f16_to_f32, bf16_to_f32, f32_to_f16,
+    f32_to_bf16, turn,      f32_to_q8, f32_to_q4,       q8_to_f32,   q4_to_f32,  attend_f32,  attend_f16,
+    attend_bf16, attend_q8, attend_q4, &sketch_kernels, code_logits, scores,     split};

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "kernels/exponential.h"
+#include "kernels/quantise.h"
 #include "kernels/sketch.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -116,6 +117,39 @@ static void f32_to_bf16(const float *in, uint16_t *out, size_t n) {
   size_t i = 0;
   for (; i + LANES <= n; i += LANES) v_store_bf16(out + i, v_load(in + i));
   for (; i < n; i++) out[i] = pith_f32_to_bf16(in[i]);
+}
+
+/* The scales of `rows` rows from row `first` on, in f32. */
+ALWAYS_INLINE void tile_scales(enum storage storage, const uint16_t *scales, size_t blocks, size_t first, size_t rows,
+                               float *out) {
+  if (storage == Q8 || storage == Q4) f16_to_f32(scales + first * blocks, out, rows * blocks);
+}
+
+ALWAYS_INLINE void read_rows(enum storage storage, const void *in, const uint16_t *scales, size_t rows, size_t width,
+                             float *out) {
+  const size_t blocks = pith_scales(width), most = PITH_MOST_SCALES / pith_max_size(blocks, 1);
+  const char *row = in;
+  float tile[PITH_MOST_SCALES];
+  for (size_t first = 0; first < rows; first += most) {
+    const size_t count = pith_min_size(most, rows - first);
+    tile_scales(storage, scales, blocks, first, count, tile);
+    for (const float *scale = tile; scale < tile + count * blocks; scale += blocks) {
+      size_t column = 0;
+      for (; column + LANES <= width; column += LANES) v_store(out + column, load_row(storage, row, scale, column));
+      if (column < width)
+        v_store_part(out + column, load_row_end(storage, row, scale, column, width - column), width - column);
+      row += bytes_of(storage, width);
+      out += width;
+    }
+  }
+}
+
+static void q8_to_f32(const int8_t *in, const uint16_t *scales, size_t rows, size_t width, float *out) {
+  read_rows(Q8, in, scales, rows, width, out);
+}
+
+static void q4_to_f32(const uint8_t *in, const uint16_t *scales, size_t rows, size_t width, float *out) {
+  read_rows(Q4, in, scales, rows, width, out);
 }
 
 /* ---- Attention ----
@@ -258,12 +292,6 @@ ALWAYS_INLINE void tile_weights(int width, size_t rows, float *logit, float *top
   }
 }
 
-/* The scales of `rows` rows from row `first` on, in f32. */
-ALWAYS_INLINE void tile_scales(enum storage storage, const uint16_t *scales, size_t blocks, size_t first, size_t rows,
-                               float *out) {
-  if (storage == Q8 || storage == Q4) f16_to_f32(scales + first * blocks, out, rows * blocks);
-}
-
 ALWAYS_INLINE void attend(const pith_attend_block *block, enum storage storage, int width) {
   const size_t group = block->group, dv = block->dv;
   const float *query[PITH_MAX_GROUP];
@@ -339,7 +367,9 @@ ATTEND(attend_q8, Q8)
 ATTEND(attend_q4, Q4)
 
 #include "kernels/codes.h"
+#include "kernels/q4.h"
 
-const pith_kernels TABLE = {TABLE_NAME,      dot,         axpy,       exp_sum,    largest,     f16_to_f32, bf16_to_f32,
-                            f32_to_f16,      f32_to_bf16, attend_f32, attend_f16, attend_bf16, attend_q8,  attend_q4,
-                            &sketch_kernels, code_logits, scores,     split};
+const pith_kernels TABLE = {TABLE_NAME, dot,         axpy,        exp_sum,   largest,   f16_to_f32,      bf16_to_f32,
+                            f32_to_f16, f32_to_bf16, turn,        f32_to_q8, f32_to_q4, q8_to_f32,       q4_to_f32,
+                            attend_f32, attend_f16,  attend_bf16, attend_q8, attend_q4, &sketch_kernels, code_logits,
+                            scores,     split};
