@@ -1,8 +1,7 @@
 /* test_lm_cached.c - sessions on a cache of bounded bytes, against sessions that hold every row. */
-#include "lm/lm.h"
-#include "tiny_model.h"
+#include "lm_sessions.h"
 
-enum { TOKENS = 1200, BYTES = 256, ROW = 4 * 2 * 2 * 64 * 2 }; /* ROW: bytes of a token in f16 */
+enum { TOKENS = 1200, BYTES = SHIPPED_VOCABULARY, ROW = 4 * 2 * 2 * 64 * 2 }; /* ROW: bytes of a token in f16 */
 
 /* ---- What all tests need ---- */
 
@@ -17,7 +16,7 @@ static const char *const words[] = {"the ",  "boat ",   "went ", "down ",  "rive
 
 static void open_fixture(fixture *f) {
   f->context = test_context(2);
-  assert_ok(f->context, lm_model_load(f->context, PITH_ROOT "/models/byte-lm-3m-f16.gguf", &f->model));
+  f->model = shipped_model(f->context);
   const pith_stream stream = pith_stream_make(4, PITH_STREAM_TEST, 1);
   size_t count = 0;
   for (size_t i = 0; count < TOKENS; i++) {
@@ -50,17 +49,6 @@ static lm_session *open_session(const fixture *f, pith_cache *cache) {
   lm_session *session = NULL;
   assert_ok(f->context, lm_session_create(f->context, f->model, &options, &session));
   return session;
-}
-
-static double divergence(const float *p, const float *q, size_t rows) {
-  double kl = 0;
-  for (size_t t = 0; t < rows; t++, p += BYTES, q += BYTES) {
-    double p_sum = 0, q_sum = 0;
-    for (size_t i = 0; i < BYTES; i++) p_sum += exp((double)p[i]), q_sum += exp((double)q[i]);
-    for (size_t i = 0; i < BYTES; i++)
-      kl += exp((double)p[i]) / p_sum * ((double)p[i] - log(p_sum) - (double)q[i] + log(q_sum)) / (double)rows;
-  }
-  return kl;
 }
 
 static float *logits_for(size_t rows) {
@@ -121,7 +109,7 @@ static double streamed(const fixture *f, const char *engine, size_t bytes, size_
     assert_int_equal(memory.cache_bytes + memory.other_bytes, held);
   }
   assert_true(pith_cache_describe(cache).folds > 0);
-  const double kl = divergence(wanted, found, TOKENS - from);
+  const double kl = divergence(wanted, found, TOKENS - from, BYTES);
   free(found);
   lm_session_free(session);
   pith_cache_free(cache);
