@@ -48,6 +48,13 @@ static inline float *test_sphere(uint64_t seed, size_t rows, size_t d, double ra
   return out;
 }
 
+/* Zeros. */
+static inline double *test_doubles(size_t count) {
+  double *out = calloc(count ? count : 1, sizeof *out);
+  assert_non_null(out);
+  return out;
+}
+
 #define assert_ok(context, expression)                                                                   \
   do {                                                                                                   \
     pith_status test_status = (expression);                                                              \

@@ -230,19 +230,13 @@ static void *store_rows(const float *from, size_t rows, size_t columns, size_t p
   return out;
 }
 
-static double *doubles(size_t count) {
-  double *out = calloc(count ? count : 1, sizeof *out);
-  assert_non_null(out);
-  return out;
-}
-
 static void check_attend(const pith_kernels *table, const attend_case *c, uint64_t seed) {
   size_t n = c->rows;
   float *queries = test_gaussian(seed, c->group * c->d, 1 / sqrt((double)c->d));
   float *keys = test_gaussian(seed + 1, n * c->d, 2), *values = test_gaussian(seed + 2, n * c->dv, 1);
   float *log_weight = test_gaussian(seed + 3, n, 1);
-  double *query64 = doubles(c->group * c->d), *key64 = doubles(n * c->d), *value64 = doubles(n * c->dv);
-  double *weight64 = doubles(n), *exact = doubles(c->group * c->dv);
+  double *query64 = test_doubles(c->group * c->d), *key64 = test_doubles(n * c->d), *value64 = test_doubles(n * c->dv);
+  double *weight64 = test_doubles(n), *exact = test_doubles(c->group * c->dv);
   unsigned char *mask = calloc(c->group * n + 1, 1);
   for (size_t i = 0; i < c->group * c->d; i++) query64[i] = queries[i];
   for (size_t i = 0; i < n; i++) weight64[i] = log_weight[i];
