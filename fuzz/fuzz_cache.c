@@ -32,22 +32,19 @@ static void use(pith_context *context, pith_cache *cache) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  unsigned char *sealed = malloc(size ? size : 1);
-  if (!sealed) return 0;
-  if (size > 0) memcpy(sealed, data, size);
-  pith_context *context = NULL;
-  pith_file *file = fuzz_lend(&context, sealed, size);
+  fuzz_copy copy = fuzz_open(data, size);
+  pith_context *context = copy.context;
+  pith_file *file = copy.file;
   uint64_t checksum = 0;
   size_t at = 0;
-  if (pith_cache_checksum(context, file, &checksum, &at) == PITH_OK) memcpy(sealed + at, &checksum, sizeof checksum);
+  if (pith_cache_checksum(context, file, &checksum, &at) == PITH_OK)
+    memcpy(copy.bytes + at, &checksum, sizeof checksum);
   pith_cache *cache = NULL;
   if (pith_cache_parse(context, file, NULL, &cache) == PITH_OK)
     use(context, cache);
   else
     FUZZ_REQUIRE(*pith_context_message(context));
   pith_cache_free(cache);
-  pith_file_close(file);
-  pith_context_free(context);
-  free(sealed);
+  fuzz_close(&copy);
   return 0;
 }

@@ -35,14 +35,13 @@ static void use_tensor(pith_context *context, pith_tensor *sampler) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  unsigned char *sealed = malloc(size ? size : 1);
-  if (!sealed) return 0;
-  if (size > 0) memcpy(sealed, data, size);
-  pith_context *context = NULL;
-  pith_file *file = fuzz_lend(&context, sealed, size);
+  fuzz_copy copy = fuzz_open(data, size);
+  pith_context *context = copy.context;
+  pith_file *file = copy.file;
   uint64_t checksum = 0;
   size_t at = 0;
-  if (pith_sketch_checksum(context, file, &checksum, &at) == PITH_OK) memcpy(sealed + at, &checksum, sizeof checksum);
+  if (pith_sketch_checksum(context, file, &checksum, &at) == PITH_OK)
+    memcpy(copy.bytes + at, &checksum, sizeof checksum);
   pith_l2 *sampler = NULL;
   pith_tensor *tensor = NULL;
   if (pith_sketch_kind_of(file) == PITH_SKETCH_TENSOR) {
@@ -57,8 +56,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   pith_tensor_free(tensor);
   pith_l2_free(sampler);
-  pith_file_close(file);
-  pith_context_free(context);
-  free(sealed);
+  fuzz_close(&copy);
   return 0;
 }

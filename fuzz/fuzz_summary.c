@@ -27,22 +27,19 @@ static void use(pith_context *context, const pith_summary *summary) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  unsigned char *sealed = malloc(size ? size : 1);
-  if (!sealed) return 0;
-  if (size > 0) memcpy(sealed, data, size);
-  pith_context *context = NULL;
-  pith_file *file = fuzz_lend(&context, sealed, size);
+  fuzz_copy copy = fuzz_open(data, size);
+  pith_context *context = copy.context;
+  pith_file *file = copy.file;
   char digits[PITH_CHECKSUM_DIGITS + 1];
   size_t at = 0;
-  if (pith_summary_checksum(context, file, digits, &at) == PITH_OK) memcpy(sealed + at, digits, PITH_CHECKSUM_DIGITS);
+  if (pith_summary_checksum(context, file, digits, &at) == PITH_OK)
+    memcpy(copy.bytes + at, digits, PITH_CHECKSUM_DIGITS);
   pith_summary *summary = NULL;
   if (pith_summary_parse(context, file, &summary) == PITH_OK)
     use(context, summary);
   else
     FUZZ_REQUIRE(*pith_context_message(context));
   pith_summary_free(summary);
-  pith_file_close(file);
-  pith_context_free(context);
-  free(sealed);
+  fuzz_close(&copy);
   return 0;
 }
