@@ -28,9 +28,7 @@ const cli_command *command_find(const char *name) {
 static void pin_blas(char **argv) {
 #if defined(__linux__) && defined(__x86_64__)
   if (getenv("OPENBLAS_CORETYPE") || getenv("PITH_BLAS_PINNED")) return;
-  const char *isa = pith_isa_name();
-  const char *core = !strcmp(isa, "avx512") ? "SkylakeX" : !strcmp(isa, "avx2") ? "Haswell" : "Prescott";
-  setenv("OPENBLAS_CORETYPE", core, 1);
+  setenv("OPENBLAS_CORETYPE", pith_blas_core(), 1);
   setenv("OPENBLAS_NUM_THREADS", "1", 1);
   setenv("OMP_WAIT_POLICY", "passive", 0); /* threads that spin while they wait starve others on a busy machine */
   setenv("PITH_BLAS_PINNED", "1", 1);      /* were the first variable lost, this ends the loop */

@@ -25,6 +25,8 @@ int main(void) {
   pith_array k = pith_array_matrix(keys, PITH_F32, KEYS, D), v = pith_array_matrix(values, PITH_F32, KEYS, D);
   pith_array q = pith_array_matrix(queries, PITH_F32, QUERIES, D), a = pith_array_matrix(asked, PITH_F32, ASKED, D);
 
+  const char *advice = pith_blas_advice(); /* of OpenBLAS on processors it does not know */
+  if (advice) fprintf(stderr, "%s\n", advice);
   pith_context *context = NULL;
   if (pith_context_create(NULL, &context) != PITH_OK) return 1;
   pith_compress_options options;

@@ -126,7 +126,8 @@ typedef struct pith_context_options {
 PITH_API void pith_context_options_init(pith_context_options *options);
 
 /* options NULL: defaults. The first call keeps OpenBLAS to one thread in this process, since
- * results must not depend on its thread count; pith runs its own threads over fixed panels. */
+ * results must not depend on its thread count; pith runs its own threads over fixed panels. Which kernels OpenBLAS
+ * runs is decided before: see pith_blas_advice. */
 PITH_API PITH_CHECK pith_status pith_context_create(const pith_context_options *options, pith_context **out);
 PITH_API void pith_context_free(pith_context *context); /* NULL is fine */
 
@@ -140,6 +141,21 @@ PITH_API size_t pith_context_peak_bytes(const pith_context *context);
 /* Name of the instruction set in use: "scalar", "avx2", "avx512". PITH_ISA=... in the environment
  * of the first call lowers it. */
 PITH_API const char *pith_isa_name(void);
+
+/* OpenBLAS picks its kernels when it is loaded, before any call can reach it: those that OPENBLAS_CORETYPE in the
+ * environment names, else those for the processor. Some virtual machines have processors that it does not know, and
+ * then it multiplies matrices up to four times too slowly. The tool `pith` sets the variable and starts itself again; a
+ * program that links the library, or one that loads it, has to be started with the variable set:
+ *
+ *   const char *advice = pith_blas_advice();
+ *   if (advice) fprintf(stderr, "%s\n", advice);
+ *
+ * pith_blas_core: the value that goes with the instruction set in use ("SkylakeX" with avx512, "Haswell" with avx2).
+ * pith_blas_advice: a sentence that says what to
+ * set where OpenBLAS runs kernels older than AVX2 beside newer ones of ours; NULL: all is well. Neither can fail, both
+ * may be called from any thread, and the strings last. */
+PITH_API const char *pith_blas_core(void);
+PITH_API const char *pith_blas_advice(void);
 
 #ifdef __cplusplus
 }
