@@ -151,9 +151,8 @@ PITH_API const char *pith_isa_name(void);
  *   if (advice) fprintf(stderr, "%s\n", advice);
  *
  * pith_blas_core: the value that goes with the instruction set in use ("SkylakeX" with avx512, "Haswell" with avx2).
- * pith_blas_advice: a sentence that says what to
- * set where OpenBLAS runs kernels older than AVX2 beside newer ones of ours; NULL: all is well. Neither can fail, both
- * may be called from any thread, and the strings last. */
+ * pith_blas_advice: a sentence that says what to set where OpenBLAS runs kernels older than AVX2 beside newer ones of
+ * ours; NULL: all is well. Neither can fail, both may be called from any thread, and the strings last. */
 PITH_API const char *pith_blas_core(void);
 PITH_API const char *pith_blas_advice(void);
 
