@@ -83,8 +83,11 @@ static void report(const generation *g) {
     return;
   }
   if (writer->written) fputc('\n', session->out);
-  if (isatty(STDERR_FILENO) && !session->common->quiet && writer->written)
-    fprintf(stderr, "cache %s, %.0f tokens/s\n", text_bytes(cache).at, speed);
+  if (!isatty(STDERR_FILENO) || session->common->quiet || !writer->written) return;
+  fprintf(stderr, "cache %s, %.0f tokens/s, longest pause %.0f ms", text_bytes(cache).at, speed, 1e3 * writer->pause);
+  if (g->stream.cache)
+    fprintf(stderr, ", longest step of a fold %.0f ms", 1e3 * pith_cache_describe(g->stream.cache).max_step_seconds);
+  fputc('\n', stderr);
 }
 
 static int generate(generation *g) {

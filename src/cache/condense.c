@@ -256,8 +256,9 @@ static void append_fitted(const condensing *c, const double *fit, size_t place, 
   for (size_t j = 0; j < dv; j++) value[j] = (float)(fit[j] / weight + c->mean[j]);
 }
 
-pith_status pith_condense_take(pith_context *context, const condensing *c, const condense_part *t, size_t first,
-                               size_t count, pith_points *points) {
+/* Appends the candidates from place `first` on as they are, and up to `count` points at the pivots of the part. */
+static pith_status take(pith_context *context, const condensing *c, const condense_part *t, size_t first, size_t count,
+                        pith_points *points) {
   size_t next = count = pith_min_size(count, t->pivots->count);
   size_t *active = pith_allocate(context, count, sizeof *active);
   double *fit = pith_allocate(context, count * c->columns, sizeof *fit);
@@ -288,7 +289,7 @@ static pith_status condense(pith_context *context, const condensing *c, size_t w
   pith_status status = pith_condense_gather(context, c, place, count, &part);
   if (status == PITH_OK) status = pith_condense_choose(context, c, pivots + pivots / 8 + 8, &part);
   if (status == PITH_OK) status = pith_condense_factor(context, c, &part);
-  if (status == PITH_OK) status = pith_condense_take(context, c, &part, count, pivots, points);
+  if (status == PITH_OK) status = take(context, c, &part, count, pivots, points);
   pith_condense_part_close(context, &part);
   pith_release(context, place);
   return status;

@@ -34,16 +34,13 @@ typedef struct condense_part {
   double *factor, *forward; /* of all pivots: (pivots, pivots), (pivots, columns) */
 } condense_part;
 
-/* Part of the `count` candidates at place[]; with room for its pivots' choice, which is the caller's. */
+/* The `count` candidates at place[]; then up to `most` pivots of them. Close the part also after a failure. */
 pith_status pith_condense_gather(pith_context *context, const condensing *c, const size_t *place, size_t count,
                                  condense_part *out);
 pith_status pith_condense_choose(pith_context *context, const condensing *c, size_t most, condense_part *part);
 /* The Cholesky factor of the pivots' kernel, and their targets solved forward with it: coordinates in an orthogonal
  * basis, so that the first pivots have the first coordinates, however many there are. */
 pith_status pith_condense_factor(pith_context *context, const condensing *c, condense_part *part);
-/* Appends the candidates from place `first` on as they are, and up to `count` points at the pivots of the part. */
-pith_status pith_condense_take(pith_context *context, const condensing *c, const condense_part *part, size_t first,
-                               size_t count, pith_points *points);
 void pith_condense_part_close(pith_context *context, condense_part *part);
 
 #endif

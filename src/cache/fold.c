@@ -9,8 +9,9 @@
 #include "summary/store.h"
 
 enum { AT_ONCE = 16 }; /* heads */
-/* A stepped fold is done when this part of the room that is left is used. */
-static const double DONE_AT = 0.75;
+/* A stepped fold is done when this part of the room that is left is used. Where more than FULL of the chunk is filled
+ * when it begins, as by large blocks, it is done at once. */
+static const double DONE_AT = 0.75, FULL = 0.8;
 
 static double now(void) {
   struct timespec time;
@@ -291,7 +292,7 @@ static size_t due(const pith_cache *cache) {
   const cache_state *state = cache_of(cache);
   double flying = (double)(state->length - cache->options.window - state->folded);
   double begun = (double)state->fold_in_flight, room = (double)cache->options.chunk - begun;
-  bool full = flying > 0.8 * (double)cache->options.chunk; /* as after large blocks */
+  bool full = begun > FULL * (double)cache->options.chunk;
   double part = full ? 1 : fmin(1, (flying - begun) / (room * DONE_AT));
   size_t all = pith_cache_measures(cache) ? 2 * cache->heads : cache->heads;
   size_t left = steps_left(cache), wanted = (size_t)ceil(part * (double)all);

@@ -8,10 +8,13 @@
 /* Sizes that a menu tries: doubling from this many points. Points are chosen at most for half of the rows, and for
  * twice of what was there, beside what is wanted. */
 enum { SMALLEST = 4, MOST_SIZES = 10, MOST_STORES = 3 };
+/* Rounding is measured with so many held-out queries, and about so many rows: it is spread more evenly over both than
+ * what points leave. */
+enum { ROUNDING_QUERIES = 32, ROUNDING_ROWS = 512 };
 
-/* Answers of rows that stand one behind the other, to the queries held out. */
-static pith_status answer(pith_context *context, const cache_work *w, const float *keys, const float *values,
-                          const float *log_weight, size_t rows, float *out) {
+/* Answers of rows that stand one behind the other, to the first of the queries held out. */
+static pith_status answer(pith_context *context, const cache_work *w, size_t queries, const float *keys,
+                          const float *values, const float *log_weight, size_t rows, float *out) {
   const pith_problem *p = &w->reduction.problem;
   pith_rows all = {.keys = keys,
                    .values = values,
@@ -22,14 +25,32 @@ static pith_status answer(pith_context *context, const cache_work *w, const floa
                    .d = p->d,
                    .dv = p->dv,
                    .log_weight = log_weight};
-  return pith_attend_rows(context, &all, w->queries.held, w->queries.held_count, out);
+  return pith_attend_rows(context, &all, w->queries.held, queries, out);
 }
 
-static pith_status trial_open(pith_context *context, const cache_work *w, size_t room, cache_trial *t) {
+/* rows (count, width) as they come back from a store. Only one of `every` goes through it; errors of rows add up in
+ * squares, so that it stands for all when its own is enlarged by the root of that. */
+static pith_status round_rows(pith_context *context, cache_trial *t, const char *name, pith_dtype store, size_t every,
+                              const float *rows, size_t count, size_t width, float *out) {
+  size_t some = (count + every - 1) / every;
+  float larger = sqrtf((float)every);
+  for (size_t i = 0; i < some; i++) memcpy(t->some + i * width, rows + i * every * width, width * sizeof *rows);
+  PITH_TRY(pith_store_write(context, name, store, t->some, some, width, t->stored, t->scales));
+  pith_store_read(store, t->stored, t->scales, some, width, t->some);
+  memcpy(out, rows, count * width * sizeof *rows);
+  for (size_t i = 0; i < some; i++) {
+    float *row = out + i * every * width;
+    for (size_t j = 0; j < width; j++) row[j] += larger * (t->some[i * width + j] - row[j]);
+  }
+  return PITH_OK;
+}
+
+static pith_status trial_open(pith_context *context, const cache_work *w, size_t room, size_t queries, cache_trial *t) {
   const pith_problem *p = &w->reduction.problem;
-  size_t held = w->queries.held_count, rows = p->n - p->candidates + room, widest = pith_max_size(p->d, p->dv);
-  *t = (cache_trial){.room = room};
-  t->keys = pith_allocate(context, rows * (p->d + p->dv + 1) + 2 * held * p->dv, sizeof(float));
+  size_t held = pith_min_size(queries, w->queries.held_count), rows = p->n - p->candidates + room,
+         widest = pith_max_size(p->d, p->dv);
+  *t = (cache_trial){.held = held};
+  t->keys = pith_allocate(context, rows * (p->d + p->dv + 1) + 2 * held * p->dv + room * widest, sizeof(float));
   t->stored = pith_allocate(context, room * widest, 4);
   t->scales = pith_allocate(context, room, (widest / 32 + 1) * sizeof(uint16_t));
   if (!t->keys || !t->stored || !t->scales) return PITH_E_MEMORY;
@@ -37,13 +58,14 @@ static pith_status trial_open(pith_context *context, const cache_work *w, size_t
   t->log_weight = t->values + rows * p->dv;
   t->true_answer = t->log_weight + rows;
   t->answer = t->true_answer + held * p->dv;
+  t->some = t->answer + held * p->dv;
   for (size_t i = 0; i < p->n; i++) {
     if (!p->exact[i]) continue;
     memcpy(t->keys + t->exact * p->d, p->keys + i * p->d, p->d * sizeof(float));
     memcpy(t->values + t->exact * p->dv, p->values + i * p->dv, p->dv * sizeof(float));
     t->log_weight[t->exact++] = 0;
   }
-  return answer(context, w, p->keys, p->values, p->log_weight, p->n, t->true_answer);
+  return answer(context, w, held, p->keys, p->values, p->log_weight, p->n, t->true_answer);
 }
 
 void pith_cache_trial_close(pith_context *context, cache_trial *t) {
@@ -55,15 +77,13 @@ void pith_cache_trial_close(pith_context *context, cache_trial *t) {
 /* Mean squared error of the points in a store, and its standard error on top: a few queries may see little of the
  * worst. */
 static pith_status try_points(pith_context *context, const cache_work *w, cache_trial *t, const pith_points *points,
-                              pith_dtype store, double *cost) {
-  size_t d = points->d, dv = points->dv, held = w->queries.held_count;
+                              pith_dtype store, size_t every, double *cost) {
+  size_t d = points->d, dv = points->dv, held = t->held, count = points->count;
   float *keys = t->keys + t->exact * d, *values = t->values + t->exact * dv;
-  PITH_TRY(pith_store_write(context, "keys", store, points->keys, points->count, d, t->stored, t->scales));
-  pith_store_read(store, t->stored, t->scales, points->count, d, keys);
-  PITH_TRY(pith_store_write(context, "values", store, points->values, points->count, dv, t->stored, t->scales));
-  pith_store_read(store, t->stored, t->scales, points->count, dv, values);
+  PITH_TRY(round_rows(context, t, "keys", store, every, points->keys, count, d, keys));
+  PITH_TRY(round_rows(context, t, "values", store, every, points->values, count, dv, values));
   memcpy(t->log_weight + t->exact, points->log_weight, points->count * sizeof(float));
-  PITH_TRY(answer(context, w, t->keys, t->values, t->log_weight, t->exact + points->count, t->answer));
+  PITH_TRY(answer(context, w, held, t->keys, t->values, t->log_weight, t->exact + points->count, t->answer));
   double sum = 0, squares = 0;
   for (size_t r = 0; r < held; r++) {
     double squared = pow(pith_error_measure(t->true_answer + r * dv, t->answer + r * dv, 1, dv).mean, 2);
@@ -90,7 +110,7 @@ static pith_status try_sizes(pith_context *context, cache_work *w, size_t most, 
     PITH_TRY(pith_cache_reduce_take(context, &w->reduction, size, points, scores));
     for (size_t j = 0; j < stores; j++) {
       double cost = 0;
-      PITH_TRY(try_points(context, w, t, points, store[j], &cost));
+      PITH_TRY(try_points(context, w, t, points, store[j], 1, &cost));
       if (before > 0 && !automatic)
         add_option(w, (size_t)sqrt((double)before * (double)size), store[j], sqrt(last[j] * cost));
       add_option(w, size, store[j], cost);
@@ -103,7 +123,7 @@ static pith_status try_sizes(pith_context *context, cache_work *w, size_t most, 
   PITH_TRY(pith_cache_reduce_take(context, &w->reduction, rows, points, scores));
   for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
     double cost = 0;
-    PITH_TRY(try_points(context, w, t, points, automatic ? several[j] : *store, &cost));
+    PITH_TRY(try_points(context, w, t, points, automatic ? several[j] : *store, 1, &cost));
     add_option(w, rows, automatic ? several[j] : *store, cost);
   }
   return PITH_OK;
@@ -119,7 +139,7 @@ pith_status pith_cache_make_menu(pith_context *context, cache_work *w) {
   float *scores = pith_allocate(context, rows, sizeof *scores);
   pith_status status =
       scores ? pith_points_create(context, rows, w->cache->options.d, w->cache->options.dv, &points) : PITH_E_MEMORY;
-  if (status == PITH_OK) status = trial_open(context, w, rows, &t);
+  if (status == PITH_OK) status = trial_open(context, w, rows, w->queries.held_count, &t);
   if (status == PITH_OK) status = try_sizes(context, w, most, points, scores, &t);
   pith_cache_trial_close(context, &t);
   pith_points_free(context, points);
@@ -129,67 +149,44 @@ pith_status pith_cache_make_menu(pith_context *context, cache_work *w) {
 
 /* ---- From sizes that were measured already ---- */
 
+/* Else what rounding adds is far below what points leave. */
+static bool rounds(pith_dtype store) { return store != PITH_F32 && store != PITH_F16; }
+
 void pith_cache_menu_size(pith_cache_sizes *sizes, size_t points, double cost) {
   if (sizes->count == CACHE_MENU) return;
   sizes->points[sizes->count] = points;
   sizes->cost[sizes->count++] = cost;
 }
 
-/* What rounding adds to the error of the chosen points, and of all rows. */
-typedef struct rounding {
-  double points, rows;
-} rounding;
-
-static pith_status find_rounding(pith_context *context, const cache_work *w, const pith_points *points,
-                                 pith_points *all, cache_trial *t, pith_dtype store, rounding *out) {
-  double exact = 0;
-  *out = (rounding){0, 0};
-  if (store == PITH_F32 || store == PITH_F16) return PITH_OK; /* far below what points leave */
-  PITH_TRY(try_points(context, w, t, all, store, &out->rows));
-  out->points = out->rows;
-  if (!points || points->count == all->count) return PITH_OK;
-  PITH_TRY(try_points(context, w, t, points, PITH_F32, &exact));
-  PITH_TRY(try_points(context, w, t, points, store, &out->points));
-  out->points = fmax(out->points - exact, 0);
-  return PITH_OK;
-}
-
-/* Between the two numbers of points that were measured, evenly in the logarithm. */
-static double rounding_at(const rounding *r, size_t size, size_t points, size_t rows) {
-  if (size <= points || rows <= points || points == 0) return r->points;
-  double part = log((double)size / (double)points) / log((double)rows / (double)points);
-  return r->points + part * (r->rows - r->points);
-}
-
-static pith_status fill_menu(pith_context *context, cache_work *w, const pith_cache_sizes *sizes,
-                             const pith_points *points, pith_points *all, cache_trial *t) {
+/* All sizes in each store. What rounding adds to the error of all rows is taken for all sizes: what stays of them are
+ * those that contribute most. */
+static pith_status fill_menu(pith_context *context, cache_work *w, const pith_cache_sizes *sizes, pith_points *all,
+                             cache_trial *t) {
   static const pith_dtype several[MOST_STORES] = {PITH_F16, PITH_Q8, PITH_Q4};
   bool automatic = w->cache->options.store == PITH_STORE_AUTO;
   const pith_problem *p = &w->reduction.problem;
   for (size_t i = 0; i < p->n; i++)
     if (!p->exact[i]) pith_points_append(all, p, i, pith_problem_log_weight(p, i));
+  size_t every = pith_max_size(1, all->count / ROUNDING_ROWS);
   for (size_t j = 0; j < (automatic ? MOST_STORES : 1U); j++) {
     pith_dtype store = automatic ? several[j] : w->cache->options.store;
-    rounding r;
-    PITH_TRY(find_rounding(context, w, points, all, t, store, &r));
-    add_option(w, p->candidates, store, r.rows);
+    double rounding = 0;
+    if (rounds(store)) PITH_TRY(try_points(context, w, t, all, store, every, &rounding));
+    add_option(w, p->candidates, store, rounding);
     for (size_t i = automatic && j == 0 ? sizes->count : 0; i < sizes->count; i++)
-      add_option(w, sizes->points[i], store,
-                 sizes->cost[i] + rounding_at(&r, sizes->points[i], points ? points->count : 0, p->candidates));
+      add_option(w, sizes->points[i], store, sizes->cost[i] + rounding);
   }
   return PITH_OK;
 }
 
-pith_status pith_cache_fill_menu(pith_context *context, cache_work *w, const pith_cache_sizes *sizes,
-                                 const pith_points *points) {
+pith_status pith_cache_fill_menu(pith_context *context, cache_work *w, const pith_cache_sizes *sizes) {
   const pith_cache_options *o = &w->cache->options;
   size_t rows = w->reduction.problem.candidates;
   pith_points *all = NULL;
   cache_trial t = {0};
-  bool rounds = o->store != PITH_F32 && o->store != PITH_F16;
   pith_status status = pith_points_create(context, rows, o->d, o->dv, &all);
-  if (status == PITH_OK && rounds) status = trial_open(context, w, rows, &t);
-  if (status == PITH_OK) status = fill_menu(context, w, sizes, points, all, &t);
+  if (status == PITH_OK && rounds(o->store)) status = trial_open(context, w, rows, ROUNDING_QUERIES, &t);
+  if (status == PITH_OK) status = fill_menu(context, w, sizes, all, &t);
   pith_cache_trial_close(context, &t);
   pith_points_free(context, all);
   return status;

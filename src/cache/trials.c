@@ -10,7 +10,6 @@
 #include "cache/condense.h"
 #include "kernels/kernels.h"
 #include "linalg/linalg.h"
-#include "summary/store.h"
 
 enum {
   ROUGH_QUERIES = 192,
@@ -37,13 +36,10 @@ typedef struct trials {
   double *left;         /* (held, columns): what is not yet explained */
   double *basis;        /* (ROUGH_PIVOTS, held) */
   pith_cache_sizes sizes;
-  pith_points *points; /* of one trial, where stores are to be compared; else NULL */
-  size_t points_at;    /* its size */
 } trials;
 
 static void close_trials(pith_context *context, trials *t) {
   pith_kernel_free(context, t->kernel);
-  pith_points_free(context, t->points);
   pith_release(context, t->answer);
   pith_release(context, t->given);
   pith_release(context, t->taken);
@@ -188,22 +184,6 @@ static void try_part(pith_context *context, trials *t, const condense_part *p, s
   }
 }
 
-/* Points for comparing stores: about as many as the head holds now. */
-static pith_status keep_points(pith_context *context, trials *t, const condense_part *part, size_t others) {
-  const condensing *c = t->c;
-  size_t size = c->rows - others + part->pivots->count;
-  if (c->w->cache->options.store != PITH_STORE_AUTO && !pith_store_quantised(c->w->cache->options.store))
-    return PITH_OK;
-  size_t held = pith_max_size(cache_head_of(c->w->cache, c->w->index)->points, c->rows / 8);
-  if (t->points && size > held) return PITH_OK; /* trials shrink: the first that is no larger stays */
-  if (t->points && t->points_at <= held) return PITH_OK;
-  pith_points_free(context, t->points);
-  t->points = NULL;
-  PITH_TRY(pith_points_create(context, size, c->p->d, c->p->dv, &t->points));
-  t->points_at = size;
-  return pith_condense_take(context, c, part, others, part->pivots->count, t->points);
-}
-
 /* The first `others` candidates become points, the others stay. Smaller sizes come later, with more others. */
 static pith_status try_size(pith_context *context, trials *t, size_t others, size_t pivots) {
   const condensing *c = t->c;
@@ -216,7 +196,6 @@ static pith_status try_size(pith_context *context, trials *t, size_t others, siz
   if (status == PITH_OK) status = aim_at_all(context, t, &part);
   if (status == PITH_OK) status = pith_condense_factor(context, c, &part);
   if (status == PITH_OK) try_part(context, t, &part, c->rows - others, others == c->rows ? 0 : part.pivots->count);
-  if (status == PITH_OK) status = keep_points(context, t, &part, others);
   pith_condense_part_close(context, &part);
   return status;
 }
@@ -237,7 +216,7 @@ pith_status pith_cache_try_sizes(pith_context *context, cache_work *w) {
   pith_status status = pith_condensing_open(context, w, ROUGH_QUERIES, &c);
   if (status == PITH_OK) status = open_trials(context, &c, &t);
   if (status == PITH_OK) status = try_all(context, &t);
-  if (status == PITH_OK) status = pith_cache_fill_menu(context, w, &t.sizes, t.points);
+  if (status == PITH_OK) status = pith_cache_fill_menu(context, w, &t.sizes);
   close_trials(context, &t);
   pith_condensing_close(context, &c);
   return status;

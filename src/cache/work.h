@@ -37,15 +37,13 @@ typedef struct pith_cache_sizes {
 } pith_cache_sizes;
 
 void pith_cache_menu_size(pith_cache_sizes *sizes, size_t points, double cost);
-/* The menu: these sizes and all rows, in every store there is to choose from. What rounding adds is measured with
- * points that were chosen, and with all rows. */
-pith_status pith_cache_fill_menu(pith_context *context, cache_work *work, const pith_cache_sizes *sizes,
-                                 const pith_points *points);
+/* The menu: these sizes and all rows, in every store there is to choose from. */
+pith_status pith_cache_fill_menu(pith_context *context, cache_work *work, const pith_cache_sizes *sizes);
 
 /* Memory of one trial: exact rows, and behind them points as they come back from a store. */
 typedef struct cache_trial {
-  size_t exact, room;
-  float *keys, *values, *log_weight, *true_answer, *answer;
+  size_t exact, held; /* exact rows; queries held out that are asked */
+  float *keys, *values, *log_weight, *true_answer, *answer, *some;
   unsigned char *stored;
   uint16_t *scales;
 } cache_trial;
