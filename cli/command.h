@@ -74,7 +74,7 @@ typedef struct cli_session cli_session;
 typedef struct cli_command {
   const char *name;
   const char *summary;     /* one line */
-  const char *usage;       /* what follows "pith NAME"; ~ is a space that is not broken at */
+  const char *usage;       /* what follows "pith NAME", a form a line; ~ is a space that is not broken at */
   const char *description; /* a paragraph or two */
   const char *examples;
   const cli_group *groups;

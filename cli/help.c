@@ -62,10 +62,18 @@ void help_overview(FILE *out) {
   fputs("\n'pith help COMMAND' shows the options of a command, 'pith --version' the version.\n", out);
 }
 
+/* A form of the command on each line of its usage. */
 static void print_usage(FILE *out, const cli_command *command) {
   size_t indent = sizeof "Usage: pith " + strlen(command->name);
-  fprintf(out, "Usage: pith %s ", command->name);
-  print_wrapped(out, command->usage, indent, indent);
+  const char *before = "Usage:";
+  for (const char *form = command->usage; *form; before = "      ") {
+    char line[512];
+    size_t length = strcspn(form, "\n");
+    snprintf(line, sizeof line, "%.*s", (int)length, form);
+    fprintf(out, "%s pith %s ", before, command->name);
+    print_wrapped(out, line, indent, indent);
+    form += length + (form[length] == '\n');
+  }
 }
 
 void help_command(FILE *out, const cli_command *command) {

@@ -83,9 +83,10 @@ const cli_command command_llama = {
     .name = "llama",
     .summary = "shrink prompts that llama.cpp has saved",
     .usage =
-        "inspect~STATE~[--json] | compress~STATE~--model~M.gguf~(--ratio~R~| --cells~N~| "
-        "--bytes~SIZE~| --kl~AIM)~[--queries~Q.npy~| --calibration~F.npy]~-o~OUT | "
-        "calibrate~--model~M.gguf~--text~FILE~-o~F.npy [OPTION]...",
+        "inspect STATE [--json]\n"
+        "compress STATE --model~M.gguf (--ratio~R~| --cells~N~| --bytes~SIZE~| --kl~AIM) "
+        "[--queries~Q.npy~| --calibration~F.npy] [OPTION]... -o~OUT\n"
+        "calibrate --model~M.gguf --text~FILE [OPTION]... -o~F.npy",
     .description =
         "llama.cpp saves what it has read as a sequence state (llama_state_seq_save_file, also the slots of\n"
         "llama-server) or as a session (llama_state_save_file, --prompt-cache). compress writes such a file with\n"

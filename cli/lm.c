@@ -155,10 +155,13 @@ const cli_command command_lm = {
     .name = "lm",
     .summary = "run language models on compressed caches",
     .usage =
-        "perplexity~--text~FILE~(--ratio~R~| --engine~exact) | recall~--cases~F.jsonl~(--ratio~R~| --engine~exact) | "
-        "generate~[--prompt~TEXT~| --text~FILE] [--ratio~R~| --cache-bytes~SIZE] | chat~[--cache-bytes~SIZE] | "
-        "dump~--text~FILE~-o~DIR | "
-        "judge~--text~FILE~[--engines~LIST]~[-o~DIR] | patterns~--text~FILE~[--pattern~SPEC] [OPTION]...",
+        "perplexity --text~FILE (--ratio~R~| --engine~exact) [OPTION]...\n"
+        "recall --cases~F.jsonl (--ratio~R~| --engine~exact) [OPTION]...\n"
+        "generate (--prompt~TEXT~| --text~FILE) [--ratio~R~| --cache-bytes~SIZE] [OPTION]...\n"
+        "chat [--cache-bytes~SIZE] [OPTION]...\n"
+        "dump --text~FILE [OPTION]... -o~DIR\n"
+        "judge (--text~FILE~| --cases~F.jsonl) [--engines~LIST] [OPTION]... [-o~DIR]\n"
+        "patterns --text~FILE [--pattern~SPEC]... [OPTION]...",
     .description =
         "Reads text with a model of the llama, qwen2 or qwen3 kind from a GGUF file, compresses the cache\n"
         "of keys and values that it leaves, and goes on from that. perplexity says how much the model's\n"

@@ -44,6 +44,7 @@ static const char *command_name(const void *names, size_t index) {
 }
 
 static int unknown_command(const char *name) {
+  if (*name == '-') return usage_error(NULL, "unknown option '%s'; a command comes first", name);
   const char *near = nearest_name(name, command_name, NULL);
   if (near) return usage_error(NULL, "unknown command '%s'; did you mean %s?", name, near);
   return usage_error(NULL, "unknown command '%s'", name);

@@ -138,8 +138,9 @@ const cli_command command_sample = {
     .name = "sample",
     .summary = "draw rows by their weight while a matrix is edited",
     .usage =
-        "l2 --rows~N [--dim~D] [--x~X.npy] [--draws~T] <~UPDATES | tensor --rows1~N1 --rows2~N2 --dim~D [--draws~T] "
-        "<~UPDATES | attention --keys~K.npy --queries~Q.npy (--power~P~| --softmax~[--registered]) [--draws~T] | "
+        "l2 --rows~N [--dim~D] [--x~X.npy] [--draws~T] [OPTION]... <~UPDATES\n"
+        "tensor --rows1~N1 --rows2~N2 --dim~D [--draws~T] [OPTION]... <~UPDATES\n"
+        "attention --keys~K.npy --queries~Q.npy (--power~P~| --softmax~[--registered]) [--draws~T] [OPTION]...\n"
         "lower-bound [OPTION]...",
     .description =
         "Reads updates of a matrix A and a vector x, and draws row i with probability y_i^2 / |y|^2,\n"

@@ -44,8 +44,10 @@ pith_status pith_summary_checksum(pith_context *context, const pith_file *file, 
                                   size_t *at) {
   size_t after = DIGITS_AT + PITH_CHECKSUM_DIGITS;
   if (file->size < after || memcmp(file->bytes + LENGTH_BYTES, opening, sizeof opening - 1) != 0)
-    return pith_fail(context, PITH_E_FORMAT, "%s: not a summary of pith: its header does not begin with the checksum",
-                     file->name);
+    return pith_fail(
+        context, PITH_E_FORMAT,
+        "%s: not a summary that pith wrote: that is a .safetensors file whose header begins with a checksum",
+        file->name);
   XXH64_state_t *state = start_hash(context, file->name);
   if (!state) return PITH_E_MEMORY;
   XXH64_update(state, file->bytes, DIGITS_AT);
