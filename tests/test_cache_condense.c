@@ -148,9 +148,10 @@ static double compare(pith_context *context, head *h, size_t wanted, size_t with
   return off;
 }
 
-static const size_t sizes[] = {1, 7, 40, 127, 128, 129, 300, 600, ROWS - 1};
+static const size_t sizes[] = {1, 7, 40, 127, 128, 129, 300, 500, 600};
 
-/* f32 sums of a kernel with a ridge of 1e-4 leave up to 8e-4; a row forgotten is seen. */
+/* f32 sums of a kernel with a ridge of 1e-4 leave up to 2e-4 (a hundredth with as many pivots as rows); a row forgotten
+ * is seen. */
 static void test_points(void **state) {
   (void)state;
   pith_context *context = test_context(2);
