@@ -93,8 +93,10 @@ int lm_encode_text(lm_run *run, size_t least, lm_tokens *tokens) {
   code = lm_encode(run, text, size, LM_ENCODE_BEGIN, tokens);
   free(text);
   if (!code && tokens->count < least)
-    code = session_error(run->session, EXIT_INPUT, "--text %s: %zu tokens are needed, the text has %zu", path, least,
-                         tokens->count);
+    code =
+        session_error(run->session, EXIT_INPUT,
+                      "--text %s: %zu tokens are needed, the text has %zu; give a longer text or a smaller --context",
+                      path, least, tokens->count);
   return code;
 }
 
