@@ -39,6 +39,17 @@ static inline fuzz_copy fuzz_open(const uint8_t *data, size_t size) {
   return copy;
 }
 
+/* With the checksum that a reader demands: eight bytes at a place of its own, if the input has one. */
+typedef pith_status (*fuzz_checksum)(pith_context *context, const pith_file *file, uint64_t *checksum, size_t *at);
+static inline fuzz_copy fuzz_open_sealed(const uint8_t *data, size_t size, fuzz_checksum checksum_of) {
+  fuzz_copy copy = fuzz_open(data, size);
+  uint64_t checksum = 0;
+  size_t at = 0;
+  if (checksum_of(copy.context, copy.file, &checksum, &at) == PITH_OK)
+    memcpy(copy.bytes + at, &checksum, sizeof checksum);
+  return copy;
+}
+
 static inline void fuzz_close(fuzz_copy *copy) {
   pith_file_close(copy->file);
   pith_context_free(copy->context);

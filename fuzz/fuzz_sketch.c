@@ -35,13 +35,9 @@ static void use_tensor(pith_context *context, pith_tensor *sampler) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  fuzz_copy copy = fuzz_open(data, size);
+  fuzz_copy copy = fuzz_open_sealed(data, size, pith_sketch_checksum);
   pith_context *context = copy.context;
   pith_file *file = copy.file;
-  uint64_t checksum = 0;
-  size_t at = 0;
-  if (pith_sketch_checksum(context, file, &checksum, &at) == PITH_OK)
-    memcpy(copy.bytes + at, &checksum, sizeof checksum);
   pith_l2 *sampler = NULL;
   pith_tensor *tensor = NULL;
   if (pith_sketch_kind_of(file) == PITH_SKETCH_TENSOR) {

@@ -94,10 +94,26 @@ static size_t assert_twin(pith_context *context, const lm_tokenizer *tokenizer, 
   return count;
 }
 
+typedef struct counts {
+  size_t letters, tokens;
+} counts;
+
+/* A tokenizer against its twin over many random texts, which are counted. */
+static void compare(pith_context *context, gguf_writer *file, const twin *t, uint64_t seed, counts *sum) {
+  lm_tokenizer *tokenizer = vocabulary_loaded(context, file);
+  for (uint64_t number = 0; number < 50; number++) {
+    char text[TWIN_TEXT + 1];
+    random_text(100 * seed + number, text);
+    sum->letters += strlen(text);
+    sum->tokens += assert_twin(context, tokenizer, t, text);
+  }
+  lm_tokenizer_free(tokenizer);
+}
+
 static void test_merges(void **state) {
   (void)state;
   pith_context *context = test_context(1);
-  size_t tokens_out = 0, letters_in = 0;
+  counts sum = {0, 0};
   for (uint64_t seed = 1; seed <= 20; seed++) {
     twin t = make_twin(seed);
     t.by_text = false;
@@ -112,23 +128,16 @@ static void test_merges(void **state) {
     gguf_writer file = vocabulary_begin("gpt2", "gpt-2");
     vocabulary_tokens(&file, tokens, 256 + t.count);
     vocabulary_merges(&file, merges, t.count);
-    lm_tokenizer *tokenizer = vocabulary_loaded(context, &file);
-    for (uint64_t number = 0; number < 50; number++) {
-      char text[TWIN_TEXT + 1];
-      random_text(100 * seed + number, text);
-      letters_in += strlen(text);
-      tokens_out += assert_twin(context, tokenizer, &t, text);
-    }
-    lm_tokenizer_free(tokenizer);
+    compare(context, &file, &t, seed, &sum);
   }
-  assert_true(4 * tokens_out < 3 * letters_in); /* there was something to merge */
+  assert_true(4 * sum.tokens < 3 * sum.letters); /* there was something to merge */
   test_context_free(context);
 }
 
 static void test_scores(void **state) {
   (void)state;
   pith_context *context = test_context(1);
-  size_t tokens_out = 0, letters_in = 0;
+  counts sum = {0, 0};
   for (uint64_t seed = 1; seed <= 20; seed++) {
     twin t = make_twin(seed);
     const char *tokens[4 + TWIN_MOST] = {"<unk>", "a", "b", "c"};
@@ -141,20 +150,12 @@ static void test_scores(void **state) {
     gguf_writer file = vocabulary_begin("llama", "default");
     vocabulary_tokens(&file, tokens, 4 + t.count);
     vocabulary_scores(&file, scores, 4 + t.count);
-    lm_tokenizer *tokenizer = vocabulary_loaded(context, &file);
-    for (uint64_t number = 0; number < 50; number++) {
-      char text[TWIN_TEXT + 1];
-      random_text(100 * seed + number, text);
-      letters_in += strlen(text);
-      tokens_out += assert_twin(context, tokenizer, &t, text);
-    }
-    lm_tokenizer_free(tokenizer);
+    compare(context, &file, &t, seed, &sum);
   }
-  assert_true(4 * tokens_out < 3 * letters_in);
+  assert_true(4 * sum.tokens < 3 * sum.letters); /* there was something to merge */
   test_context_free(context);
 }
 
-/* A piece that is a token stays whole under llama-bpe, and is what merges make of it elsewhere. */
 int main(void) {
   test_skip_unless_isa();
   make_alphabet();
