@@ -11,12 +11,7 @@
 
 #include "linalg/linalg.h"
 
-enum {
-  QUERIES_A_POINT = 3, /* to fit by, of those there are; at least */
-  LEAST_QUERIES = 256,
-  BALANCE_QUERIES = 64,
-  REFITS = 2
-};
+enum { BALANCE_QUERIES = 64, REFITS = 2 };
 /* As in nystrom.c: ridge in parts of each point's own diagonal, least weight of a point, largest distance of a value
  * from the mean in parts of the largest there was. */
 static const double RIDGE = 1e-4, LEAST_WEIGHT = 1e-3, FARTHEST = 16;
@@ -303,10 +298,8 @@ pith_status pith_cache_condense(pith_context *context, cache_work *w, size_t wan
     return PITH_OK;
   }
   if (wanted == 0) return PITH_OK;
-  size_t pivots = pith_min_size(wanted, CONDENSE_PIVOTS);
-  size_t queries = pith_max_size(LEAST_QUERIES, QUERIES_A_POINT * (pivots + pivots / 8 + 8));
   condensing c;
-  pith_status status = pith_condensing_open(context, w, queries, &c);
+  pith_status status = pith_condensing_open(context, w, SIZE_MAX, &c); /* which rows matter takes all queries to tell */
   if (status == PITH_OK) status = condense(context, &c, wanted, w->points);
   pith_condensing_close(context, &c);
   return status;

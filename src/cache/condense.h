@@ -5,8 +5,9 @@
 #include "cache/work.h"
 #include "summary/pivots.h"
 
-/* Points that are fitted: at most so many of a head's, the others are rows that stay as they are. */
-enum { CONDENSE_PIVOTS = 128 };
+/* Points that are fitted: at most so many of a head's, the others are rows that stay as they are. What is fitted anew
+ * at every fold loses each time, so that more of them lose more. */
+enum { CONDENSE_PIVOTS = 32 };
 
 typedef struct condensing {
   const cache_work *w;
@@ -19,7 +20,7 @@ typedef struct condensing {
   double *importance, *share;      /* (rows), in that order: |coefficients|^2; that times the kernel's diagonal */
 } condensing;
 
-/* With a kernel of up to `queries` of the sampled queries. Close it also after a failure. */
+/* With a kernel of up to `queries` of the queries to fit. Close it also after a failure. */
 pith_status pith_condensing_open(pith_context *context, const cache_work *work, size_t queries, condensing *out);
 void pith_condensing_close(pith_context *context, condensing *c);
 

@@ -1,9 +1,9 @@
 /* trials.c - what a head would err with other numbers of points, when they are condensed.
  *
- * A trial: rows that contribute most stay, and ROUGH_PIVOTS of the others stand for all others. What those others give
- * to the held-out queries, and to the queries to fit, are sums over rows in the order of what they contribute, so that
- * all trials together go through the rows once; pivots are chosen from a sample of the rows. In an orthogonal basis of
- * the pivots the error of every number of them is a running sum. */
+ * A trial: rows that contribute most stay, and CONDENSE_PIVOTS of the others stand for all others. What those others
+ * give to the held-out queries, and to the queries to fit, are sums over rows in the order of what they contribute, so
+ * that all trials together go through the rows once; pivots are chosen from a sample of the rows. In an orthogonal
+ * basis of the pivots the error of every number of them is a running sum. */
 #include <math.h>
 #include <string.h>
 
@@ -13,7 +13,6 @@
 
 enum {
   ROUGH_QUERIES = 192,
-  ROUGH_PIVOTS = 64,
   SAMPLE = 512, /* rows that pivots are chosen from, at most */
   BLOCK = 512,  /* rows that are added at a time */
   MOST_TRIALS = 16
@@ -34,7 +33,7 @@ typedef struct trials {
   float *given, *taken; /* (held, columns), (fit, columns): sums of feature * coefficients */
   float *gathered;      /* (BLOCK, the more of held and fit) */
   double *left;         /* (held, columns): what is not yet explained */
-  double *basis;        /* (ROUGH_PIVOTS, held) */
+  double *basis;        /* (CONDENSE_PIVOTS, held) */
   pith_cache_sizes sizes;
 } trials;
 
@@ -95,7 +94,7 @@ static pith_status open_trials(pith_context *context, const condensing *c, trial
   t->taken = pith_allocate_zero(context, fit * c->columns, sizeof *t->taken);
   t->gathered = pith_allocate(context, BLOCK * pith_max_size(held, fit), sizeof *t->gathered);
   t->left = pith_allocate(context, held * c->columns, sizeof *t->left);
-  t->basis = pith_allocate(context, ROUGH_PIVOTS * held, sizeof *t->basis);
+  t->basis = pith_allocate(context, CONDENSE_PIVOTS * held, sizeof *t->basis);
   if (!t->answer || !t->given || !t->taken || !t->gathered || !t->left || !t->basis) return PITH_E_MEMORY;
   return answer_held(context, t);
 }
@@ -203,7 +202,7 @@ static pith_status try_size(pith_context *context, trials *t, size_t others, siz
 /* Sizes from large to small, the last without rows that stay. */
 static pith_status try_all(pith_context *context, trials *t) {
   size_t rows = t->c->rows, size[MOST_TRIALS], count = 0;
-  size_t smallest = pith_min_size(ROUGH_PIVOTS, (rows + 1) / 2);
+  size_t smallest = pith_min_size(CONDENSE_PIVOTS, (rows + 1) / 2);
   double next = (double)smallest;
   for (; count == 0 || (count < MOST_TRIALS && next < (double)rows); next *= GROWTH) size[count++] = (size_t)next;
   while (count-- > 0) PITH_TRY(try_size(context, t, rows - (size[count] - smallest), smallest));
