@@ -229,14 +229,15 @@ static double *widen(const float *x, size_t count) {
 }
 
 /* One step of Adam moves every number against the sign of its gradient: held against finite differences of the double
- * loss. Many steps lower the plain loss. 400 recorded queries are fewer than a batch, so a batch has all of them, some
- * twice; signs are compared where the gradient is not small. */
+ * loss. Many steps lower the plain loss. There are as many lessons as a batch takes, so that a batch has each of them
+ * once; signs are compared where the gradient is not small. */
 static void test_refinement(void **state) {
   (void)state;
-  enum { COUNT = 20 };
+  enum { COUNT = 20, BATCH = 256 };
   pith_context *context = test_context(2);
   fixture f;
   make(context, &f, PITH_QUERIES_SAMPLES, 0);
+  f.problem.lessons = BATCH;
   void *engine = NULL;
   pith_points *start = NULL, *points = NULL;
   assert_ok(context, pith_engine_nystrom.prepare(context, &f.problem, COUNT, &engine));
@@ -246,6 +247,7 @@ static void test_refinement(void **state) {
   pith_lessons *lessons = NULL;
   assert_ok(context, pith_lessons_create(context, &f.problem, value_mean, &lessons));
   size_t count = lessons->count;
+  assert_int_equal(count, BATCH);
   double *queries = widen(lessons->queries, count * D), *mass = widen(lessons->fixed_log_mass, count),
          *fixed = widen(lessons->fixed_answer, count * DV), *target = widen(lessons->answer, count * DV);
   double *keys = widen(start->keys, COUNT * D), *weights = widen(start->log_weight, COUNT),

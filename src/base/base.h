@@ -97,6 +97,7 @@ enum { /* purposes: one number each, never reused */
        PITH_STREAM_BATCHES = 8,
        PITH_STREAM_SKETCHES = 9,
        PITH_STREAM_DRAWS = 10,
+       PITH_STREAM_FEATURES = 11,
        PITH_STREAM_PAIRS = 20,
        PITH_STREAM_ROW_CELLS = 21,
        PITH_STREAM_KEYS = 22,

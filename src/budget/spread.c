@@ -13,9 +13,9 @@
 /* The first look: recorded queries, and the largest size as a part of all rows. A head that would take half of the
  * largest size that it was looked at gets a closer look at sizes up to four times what it took, and so on up to the
  * last part. */
-enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 2048, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
+enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 8192, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Turned queries by which heads that matter, and others, are refined. */
-enum { LESSONS = 8192, FEWER_LESSONS = 4096 };
+enum { LESSONS = 16384, FEWER_LESSONS = 4096 };
 /* Sizes that are tried double from this many points beside the exact rows; between two, errors are interpolated. */
 enum { SMALLEST = 8, MOST_SIZES = 32, MOST_STORES = 3, MOST_OPTIONS = 2 * MOST_SIZES * MOST_STORES };
 /* A closer look is for the heads that cost most: so many, or one in so many where that is more. */

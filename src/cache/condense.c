@@ -160,7 +160,6 @@ pith_status pith_condense_gather(pith_context *context, const condensing *c, con
   *t = (condense_part){.count = count, .kernel = *from};
   pith_kernel *k = &t->kernel;
   k->n = count;
-  k->log_mass = NULL;
   k->feature = pith_allocate(context, count, k->features * sizeof(float));
   k->mapped = pith_allocate(context, count, k->d * sizeof(float));
   k->log_scale = pith_allocate(context, count, sizeof(float));

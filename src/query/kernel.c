@@ -8,56 +8,12 @@
 #include "kernels/kernels.h"
 #include "linalg/linalg.h"
 
-enum { QUERY_PANEL = 256, COLUMN_PANEL = 512 };
+enum { COLUMN_PANEL = 512 };
 
 /* How much of a plain radial kernel is added to a samples kernel, in parts of its mean diagonal. */
 static const double UNSEEN = 1e-3;
 /* Largest exponent on the diagonal of a ball kernel: exp must stay inside f32. */
 static const double LARGEST_EXPONENT = 60.0;
-
-/* ---- samples ---- */
-
-typedef struct attention_panel {
-  const float *keys, *log_weight, *queries, *local_log_mass;
-  size_t n, d, features;
-  float *feature, *log_mass;
-} attention_panel;
-
-/* Attention weights of one panel of queries, divided by sqrt(R): column r of `feature`. */
-static void attend_panel(void *argument, size_t index, int thread) {
-  (void)thread;
-  const attention_panel *p = argument;
-  const pith_kernels *kernels = pith_kernels_active();
-  size_t begin = index * QUERY_PANEL, count = pith_min_size(QUERY_PANEL, p->features - begin);
-  float *panel = p->feature + begin, largest[QUERY_PANEL];
-  double sum[QUERY_PANEL];
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->n, (int)count, (int)p->d, 1, p->keys, (int)p->d,
-              p->queries + begin * p->d, (int)p->d, 0, panel, (int)p->features);
-  for (size_t r = 0; r < count; r++) {
-    largest[r] = p->local_log_mass[begin + r];
-    sum[r] = 0;
-  }
-  for (size_t i = 0; i < p->n; i++) {
-    const float *row = panel + i * p->features;
-    for (size_t r = 0; r < count; r++) largest[r] = row[r] > largest[r] ? row[r] : largest[r];
-  }
-  for (size_t i = 0; i < p->n; i++) {
-    float *row = panel + i * p->features, weight = p->log_weight ? expf(p->log_weight[i]) : 1.0f;
-    for (size_t r = 0; r < count; r++) row[r] -= largest[r];
-    (void)kernels->exp_sum(row, count, 0);
-    for (size_t r = 0; r < count; r++) sum[r] += weight * row[r];
-  }
-  float factor[QUERY_PANEL];
-  for (size_t r = 0; r < count; r++) {
-    sum[r] += exp((double)p->local_log_mass[begin + r] - largest[r]);
-    p->log_mass[begin + r] = (float)(largest[r] + log(sum[r]));
-    factor[r] = (float)(1.0 / (sum[r] * sqrt((double)p->features)));
-  }
-  for (size_t i = 0; i < p->n; i++) {
-    float *row = panel + i * p->features;
-    for (size_t r = 0; r < count; r++) row[r] *= factor[r];
-  }
-}
 
 static double squared_norm(const float *x, size_t d) {
   double sum = 0;
@@ -102,17 +58,10 @@ static void add_unseen(pith_kernel *kernel, const float *keys, const double *cen
         (float)(0.5 * log(fmax(UNSEEN * mean_diagonal, 1e-30)) - 0.5 * squared_norm(kernel->mapped + i * d, d));
 }
 
-static pith_status fill_samples(pith_context *context, const pith_query_model *model, const float *keys,
-                                const float *log_weight, const double *centre, pith_kernel *kernel) {
-  size_t features = model->fit_count;
-  kernel->feature = pith_allocate(context, kernel->n * features, sizeof(float));
-  kernel->log_mass = pith_allocate(context, features, sizeof(float));
-  if (!kernel->feature || !kernel->log_mass) return PITH_E_MEMORY;
-  kernel->features = features;
-  attention_panel panels = {keys,     log_weight, model->fit,      model->local_log_mass, kernel->n,
-                            model->d, features,   kernel->feature, kernel->log_mass};
-  pith_parallel_for(context, (features + QUERY_PANEL - 1) / QUERY_PANEL, attend_panel, &panels);
-  add_unseen(kernel, keys, centre);
+static pith_status fill_samples(pith_context *context, const pith_feature_source *source, const double *centre,
+                                pith_kernel *kernel) {
+  PITH_TRY(pith_features_create(context, source, &kernel->feature, &kernel->features));
+  add_unseen(kernel, source->keys, centre);
   return PITH_OK;
 }
 
@@ -164,8 +113,9 @@ static pith_status fill_gaussian(pith_context *context, const pith_query_model *
 
 /* ---- all ---- */
 
-static pith_status fill(pith_context *context, const pith_query_model *model, const float *keys,
-                        const float *log_weight, pith_kernel *kernel) {
+static pith_status fill(pith_context *context, const pith_feature_source *source, pith_kernel *kernel) {
+  const pith_query_model *model = source->model;
+  const float *keys = source->keys;
   size_t n = kernel->n, d = kernel->d = model->d;
   kernel->mapped = pith_allocate(context, n * d, sizeof(float));
   kernel->log_scale = pith_allocate_zero(context, n, sizeof(float));
@@ -175,9 +125,9 @@ static pith_status fill(pith_context *context, const pith_query_model *model, co
   if (!kernel->mapped || !kernel->log_scale || !kernel->diagonal || !centre) {
     status = PITH_E_MEMORY;
   } else {
-    find_centre(keys, log_weight, n, d, centre);
+    find_centre(keys, source->log_weight, n, d, centre);
     if (model->kind == PITH_QUERIES_SAMPLES)
-      status = fill_samples(context, model, keys, log_weight, centre, kernel);
+      status = fill_samples(context, source, centre, kernel);
     else if (model->kind == PITH_QUERIES_GAUSSIAN)
       status = fill_gaussian(context, model, keys, centre, kernel);
     else
@@ -193,12 +143,11 @@ static pith_status fill(pith_context *context, const pith_query_model *model, co
   return status;
 }
 
-pith_status pith_kernel_create(pith_context *context, const pith_query_model *model, const float *keys,
-                               const float *log_weight, size_t n, pith_kernel **out) {
+pith_status pith_kernel_draw(pith_context *context, const pith_feature_source *source, pith_kernel **out) {
   pith_kernel *kernel = pith_allocate_zero(context, 1, sizeof *kernel);
   if (!kernel) return PITH_E_MEMORY;
-  kernel->n = n;
-  pith_status status = fill(context, model, keys, log_weight, kernel);
+  kernel->n = source->n;
+  pith_status status = fill(context, source, kernel);
   if (status < 0)
     pith_kernel_free(context, kernel);
   else
@@ -206,10 +155,15 @@ pith_status pith_kernel_create(pith_context *context, const pith_query_model *mo
   return status;
 }
 
+pith_status pith_kernel_create(pith_context *context, const pith_query_model *model, const float *keys,
+                               const float *log_weight, size_t n, pith_kernel **out) {
+  pith_feature_source all = {.model = model, .keys = keys, .log_weight = log_weight, .n = n, .most = SIZE_MAX};
+  return pith_kernel_draw(context, &all, out);
+}
+
 void pith_kernel_free(pith_context *context, pith_kernel *kernel) {
   if (!kernel) return;
   pith_release(context, kernel->feature);
-  pith_release(context, kernel->log_mass);
   pith_release(context, kernel->mapped);
   pith_release(context, kernel->log_scale);
   pith_release(context, kernel->diagonal);

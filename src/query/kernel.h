@@ -13,13 +13,12 @@
 #ifndef PITH_SRC_QUERY_KERNEL_H
 #define PITH_SRC_QUERY_KERNEL_H
 
-#include "query/model.h"
+#include "query/features.h"
 
 typedef struct pith_kernel {
   size_t n;
   size_t features;  /* R; 0: no feature part */
   float *feature;   /* (n, R) */
-  float *log_mass;  /* (R): log Z(q) of every fit query, so that a_q(i) = exp(<q, k_i> - log_mass) */
   size_t d;         /* 0: no exponential part */
   float *mapped;    /* (n, d) */
   float *log_scale; /* (n) */
@@ -31,6 +30,8 @@ typedef struct pith_kernel {
 /* keys (n, d), log_weight (n) or NULL. */
 pith_status pith_kernel_create(pith_context *context, const pith_query_model *model, const float *keys,
                                const float *log_weight, size_t n, pith_kernel **out);
+/* The same with at most so many features as the source allows: with samples, fit queries are drawn (features.h). */
+pith_status pith_kernel_draw(pith_context *context, const pith_feature_source *source, pith_kernel **out);
 void pith_kernel_free(pith_context *context, pith_kernel *kernel);
 
 /* out (count, n): the rows of K named by `rows`. */

@@ -16,6 +16,9 @@ static const double RIDGE = 1e-4;
 /* Points that stand for less than this many tokens are dropped and the rest refitted. */
 static const double LEAST_WEIGHT = 1e-3;
 enum { REFITS = 4, MOMENT_QUERIES = 256 };
+/* Fit queries that the kernel keeps where there are more, or twice the points where that is more (measured: no worse
+ * than all of them). */
+enum { LEAST_FEATURES = 2048 };
 /* Where the fit is ill-posed, a value may come out anywhere: at most so many times as far from the mean as the farthest
  * value, so that every store can hold it. */
 static const double FARTHEST = 64;
@@ -57,29 +60,28 @@ static double find_farthest(const pith_problem *problem, const double *mean) {
   return farthest;
 }
 
-/* Root mean square distance of an answer from the mean value: over the fit queries where there are any,
- * else over the values themselves. */
+/* Root mean square of what candidates move the answer to a query away from the mean value by; without fit queries, of
+ * the values themselves. */
 static pith_status find_balance(pith_context *context, const pith_problem *problem, const pith_kernel *kernel,
                                 const double *mean, double *balance) {
   size_t n = problem->n, dv = problem->dv, queries = pith_min_size(kernel->features, MOMENT_QUERIES);
-  double sum = 0, scale = sqrt((double)kernel->features);
+  float *centred = pith_allocate(context, n + queries, dv * sizeof *centred), *answer = centred + n * dv;
+  if (!centred) return PITH_E_MEMORY;
+  for (size_t i = 0; i < n; i++) {
+    double weight = row_weight(problem, i);
+    for (size_t j = 0; j < dv; j++) centred[i * dv + j] = (float)(weight * (problem->values[i * dv + j] - mean[j]));
+  }
+  double sum = 0;
   if (queries == 0) {
-    for (size_t i = 0; i < n * dv; i++) {
-      double x = problem->values[i] - mean[i % dv];
-      sum += x * x / (double)n;
-    }
+    for (size_t i = 0; i < n * dv; i++) sum += (double)centred[i] * centred[i] / (double)n;
   } else {
-    float *answer = pith_allocate(context, queries, dv * sizeof *answer);
-    if (!answer) return PITH_E_MEMORY;
-    pith_gemm_f32(context, PITH_TRANSPOSED, PITH_PLAIN, queries, dv, n, (float)scale, kernel->feature, kernel->features,
-                  problem->values, dv, 0, answer, dv);
-    for (size_t i = 0; i < queries * dv; i++) {
-      double x = answer[i] - mean[i % dv];
-      sum += x * x / (double)queries;
-    }
-    pith_release(context, answer);
+    float part = sqrtf((float)kernel->features / (float)queries);
+    pith_gemm_f32(context, PITH_TRANSPOSED, PITH_PLAIN, queries, dv, n, part, kernel->feature, kernel->features,
+                  centred, dv, 0, answer, dv);
+    for (size_t i = 0; i < queries * dv; i++) sum += (double)answer[i] * answer[i];
   }
   *balance = sum > 0 ? sqrt(sum) : 1;
+  pith_release(context, centred);
   return PITH_OK;
 }
 
@@ -131,9 +133,16 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   if (!state) return PITH_E_MEMORY;
   pith_kernel *kernel = NULL;
   pith_status status = PITH_E_MEMORY;
+  pith_feature_source source = {.model = problem->model,
+                                .keys = problem->keys,
+                                .log_weight = problem->log_weight,
+                                .exact = problem->exact,
+                                .n = problem->n,
+                                .most = pith_max_size(LEAST_FEATURES, 2 * most),
+                                .seed = problem->seed,
+                                .object = problem->object};
   state->value_mean = pith_allocate(context, problem->dv, sizeof *state->value_mean);
-  if (state->value_mean)
-    status = pith_kernel_create(context, problem->model, problem->keys, problem->log_weight, problem->n, &kernel);
+  if (state->value_mean) status = pith_kernel_draw(context, &source, &kernel);
   /* A few more than asked for, to stand in for points that the fit gives no weight. */
   size_t spare = pith_min_size(problem->candidates, most + most / 8 + 8);
   if (status == PITH_OK) status = prepare_state(context, problem, kernel, spare, state);

@@ -12,7 +12,7 @@
 
 #include "kernels/kernels.h"
 
-enum { BATCH = 512, PANEL = 128, PANELS = BATCH / PANEL, ROWS = 64 };
+enum { BATCH = 256, PANEL = 128, PANELS = BATCH / PANEL, ROWS = 64 };
 
 /* Step sizes are relative to the spread of what is moved; the rate falls to 0 along half a cosine. */
 static const double RATE = 0.02, MOMENT1 = 0.9, MOMENT2 = 0.999, WARM_UP = 10;

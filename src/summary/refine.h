@@ -21,7 +21,7 @@ pith_status pith_lessons_create(pith_context *context, const pith_problem *probl
 void pith_lessons_free(pith_context *context, pith_lessons *lessons);
 
 /* `steps` steps of Adam on keys, values and (with `weights`) log-weights of all points (exact rows are not among them),
- * for the mean norm of the error over batches of turned queries. Time 10 * 512 * count * (d + dv) operations a step. */
+ * for the mean norm of the error over batches of turned queries. Time 10 * 256 * count * (d + dv) operations a step. */
 pith_status pith_refine(pith_context *context, const pith_problem *problem, const pith_lessons *lessons, size_t steps,
                         bool weights, pith_points *points);
 

@@ -1,0 +1,184 @@
+/* features.c - attention weights of all fit queries, or of those that matter. */
+#include "query/features.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+enum { PANEL = 256, NARROW = 64 };
+
+typedef struct panels {
+  const pith_feature_source *source;
+  size_t features;
+  float *feature; /* (n, features) */
+  /* Of every query, for drawing. */
+  float *log_mass;
+  double *norm;
+  float *scratch; /* (threads, n, NARROW) */
+  /* Of those drawn. */
+  const size_t *drawn;
+  const float *factor;
+  float *query; /* (features, d) */
+} panels;
+
+static void find_logits(const pith_feature_source *s, const float *queries, size_t count, float *out, size_t stride) {
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)s->n, (int)count, (int)s->model->d, 1, s->keys,
+              (int)s->model->d, queries, (int)s->model->d, 0, out, (int)stride);
+}
+
+/* Turns logits into exp(logit - largest), and finds what they are to be divided by. */
+static void find_weights(const pith_feature_source *s, const float *local_log_mass, size_t count, float *logits,
+                         size_t stride, float *largest, double *sum) {
+  const pith_kernels *kernels = pith_kernels_active();
+  for (size_t r = 0; r < count; r++) {
+    largest[r] = local_log_mass[r];
+    sum[r] = 0;
+  }
+  for (size_t i = 0; i < s->n; i++) {
+    const float *row = logits + i * stride;
+    for (size_t r = 0; r < count; r++) largest[r] = row[r] > largest[r] ? row[r] : largest[r];
+  }
+  for (size_t i = 0; i < s->n; i++) {
+    float *row = logits + i * stride, weight = s->log_weight ? expf(s->log_weight[i]) : 1.0f;
+    for (size_t r = 0; r < count; r++) row[r] -= largest[r];
+    (void)kernels->exp_sum(row, count, 0);
+    for (size_t r = 0; r < count; r++) sum[r] += weight * row[r];
+  }
+  for (size_t r = 0; r < count; r++) sum[r] += exp((double)local_log_mass[r] - largest[r]);
+}
+
+/* ---- All queries ---- */
+
+static void fill_panel(void *argument, size_t index, int thread) {
+  (void)thread;
+  const panels *p = argument;
+  const pith_feature_source *s = p->source;
+  size_t begin = index * PANEL, count = pith_min_size(PANEL, p->features - begin);
+  float *panel = p->feature + begin, largest[PANEL], factor[PANEL];
+  double sum[PANEL];
+  find_logits(s, s->model->fit + begin * s->model->d, count, panel, p->features);
+  find_weights(s, s->model->local_log_mass + begin, count, panel, p->features, largest, sum);
+  for (size_t r = 0; r < count; r++) factor[r] = (float)(1.0 / (sum[r] * sqrt((double)p->features)));
+  for (size_t i = 0; i < s->n; i++) {
+    float *row = panel + i * p->features;
+    for (size_t r = 0; r < count; r++) row[r] *= factor[r];
+  }
+}
+
+/* ---- Those drawn ---- */
+
+/* log_mass and norm of a panel of queries. */
+static void weigh_panel(void *argument, size_t index, int thread) {
+  const panels *p = argument;
+  const pith_feature_source *s = p->source;
+  size_t begin = index * NARROW, count = pith_min_size(NARROW, s->model->fit_count - begin);
+  float *panel = p->scratch + (size_t)thread * s->n * NARROW, largest[NARROW], squares[NARROW] = {0};
+  double sum[NARROW];
+  find_logits(s, s->model->fit + begin * s->model->d, count, panel, NARROW);
+  find_weights(s, s->model->local_log_mass + begin, count, panel, NARROW, largest, sum);
+  for (size_t i = 0; i < s->n; i++) {
+    const float *row = panel + i * NARROW;
+    float weight = s->exact && s->exact[i] ? 0 : s->log_weight ? expf(2 * s->log_weight[i]) : 1;
+    for (size_t r = 0; r < count; r++) squares[r] += weight * row[r] * row[r];
+  }
+  for (size_t r = 0; r < count; r++) {
+    p->log_mass[begin + r] = (float)(largest[r] + log(sum[r]));
+    p->norm[begin + r] = sqrt(squares[r]) / sum[r];
+  }
+}
+
+/* norm becomes the probability to be drawn: in proportion, but 1 at most, and `most` in all. */
+static void find_chances(double *norm, size_t count, size_t most) {
+  double total = 0, left = (double)most;
+  for (size_t r = 0; r < count; r++) total += norm[r];
+  for (bool changed = true; changed && total > 0;) { /* those that are certain leave more for the others */
+    double taken = 0, gone = 0;
+    for (size_t r = 0; r < count; r++)
+      if (norm[r] >= 0 && norm[r] * left >= total) {
+        taken++;
+        gone += norm[r];
+        norm[r] = -1;
+      }
+    changed = taken > 0;
+    left -= taken;
+    total -= gone;
+  }
+  for (size_t r = 0; r < count; r++) norm[r] = norm[r] < 0 ? 1 : total > 0 ? norm[r] * left / total : 0;
+}
+
+/* Systematic sampling: a comb of teeth 1 apart over the chances laid end to end. */
+static size_t draw(const pith_feature_source *s, const double *chance, size_t *drawn, float *factor) {
+  pith_stream stream = pith_stream_make(s->seed, PITH_STREAM_FEATURES, s->object);
+  size_t all = s->model->fit_count, count = 0;
+  double at = pith_random_uniform(&stream, 0);
+  for (size_t r = 0; r < all; r++) {
+    at += chance[r];
+    if (at < 1) continue;
+    at -= 1;
+    factor[count] = (float)(1 / sqrt(chance[r] * (double)all));
+    drawn[count++] = r;
+  }
+  return count;
+}
+
+static void fill_drawn(void *argument, size_t index, int thread) {
+  (void)thread;
+  const panels *p = argument;
+  const pith_feature_source *s = p->source;
+  size_t begin = index * PANEL, count = pith_min_size(PANEL, p->features - begin);
+  float *panel = p->feature + begin;
+  find_logits(s, p->query + begin * s->model->d, count, panel, p->features);
+  for (size_t i = 0; i < s->n; i++) {
+    float *row = panel + i * p->features;
+    for (size_t r = 0; r < count; r++) row[r] -= p->log_mass[p->drawn[begin + r]];
+    (void)pith_kernels_active()->exp_sum(row, count, 0);
+    for (size_t r = 0; r < count; r++) row[r] *= p->factor[begin + r];
+  }
+}
+
+static pith_status create_drawn(pith_context *context, const pith_feature_source *s, panels *p) {
+  size_t all = s->model->fit_count, d = s->model->d;
+  size_t *drawn = pith_allocate(context, all, sizeof *drawn);
+  float *factor = pith_allocate(context, 2 * all, sizeof *factor);
+  p->norm = pith_allocate(context, all, sizeof *p->norm);
+  p->scratch = pith_allocate(context, (size_t)pith_threads(context) * s->n, NARROW * sizeof *p->scratch);
+  pith_status status = drawn && factor && p->norm && p->scratch ? PITH_OK : PITH_E_MEMORY;
+  if (status == PITH_OK) {
+    p->log_mass = factor + all;
+    pith_parallel_for(context, (all + NARROW - 1) / NARROW, weigh_panel, p);
+    find_chances(p->norm, all, s->most);
+    p->features = draw(s, p->norm, drawn, factor);
+    p->drawn = drawn;
+    p->factor = factor;
+    p->query = pith_allocate(context, p->features, d * sizeof *p->query);
+    p->feature = pith_allocate(context, s->n * p->features, sizeof *p->feature);
+    status = p->query && p->feature ? PITH_OK : PITH_E_MEMORY;
+  }
+  if (status == PITH_OK) {
+    for (size_t r = 0; r < p->features; r++) memcpy(p->query + r * d, s->model->fit + drawn[r] * d, d * sizeof(float));
+    pith_parallel_for(context, (p->features + PANEL - 1) / PANEL, fill_drawn, p);
+  }
+  pith_release(context, drawn);
+  pith_release(context, factor);
+  pith_release(context, p->norm);
+  pith_release(context, p->scratch);
+  pith_release(context, p->query);
+  return status;
+}
+
+pith_status pith_features_create(pith_context *context, const pith_feature_source *source, float **out, size_t *count) {
+  panels p = {.source = source, .features = source->model->fit_count};
+  pith_status status = PITH_OK;
+  if (p.features > source->most) {
+    status = create_drawn(context, source, &p);
+  } else {
+    p.feature = pith_allocate(context, source->n * p.features, sizeof *p.feature);
+    if (!p.feature) return PITH_E_MEMORY;
+    pith_parallel_for(context, (p.features + PANEL - 1) / PANEL, fill_panel, &p);
+  }
+  *out = p.feature;
+  *count = p.features;
+  return status;
+}
