@@ -228,6 +228,52 @@ static double *widen(const float *x, size_t count) {
   return out;
 }
 
+/* What refinement works towards is exact attention, with and without near keys, for weighted rows too; what is fixed
+ * are the near keys and the exact rows. Held against plain sums in double. */
+static void test_lessons(void **state) {
+  (void)state;
+  pith_context *context = test_context(2);
+  for (int turned = 0; turned < 2; turned++) {
+    fixture f;
+    make(context, &f, PITH_QUERIES_SAMPLES, 0);
+    pith_query_model *model = NULL;
+    f.source.rope = turned ? PITH_ROPE_PAIRS : PITH_ROPE_NONE;
+    f.source.rope_base = 100;
+    assert_ok(context, pith_query_model_create(context, &f.source, &model));
+    float *log_weight = test_gaussian(8, N, 0.5);
+    f.problem.model = model;
+    if (turned) f.problem.log_weight = log_weight;
+    double mean[DV] = {0.5, -0.25, 0, 1, 2};
+    pith_lessons *lessons = NULL;
+    assert_ok(context, pith_lessons_create(context, &f.problem, mean, &lessons));
+    for (size_t r = 0; r < lessons->count; r++) {
+      double mass[2], answer[2][DV];
+      for (int all = 0; all < 2; all++) {
+        double local = exp(model->local_log_mass[r]);
+        mass[all] = local;
+        for (size_t j = 0; j < DV; j++) answer[all][j] = local > 0 ? local * model->local_answer[r * DV + j] : 0;
+        for (size_t i = 0; i < N; i++) {
+          double logit = turned ? log_weight[i] : 0;
+          if (!all && !f.exact[i]) continue;
+          for (size_t j = 0; j < D; j++) logit += (double)lessons->queries[r * D + j] * f.keys[i * D + j];
+          mass[all] += exp(logit);
+          for (size_t j = 0; j < DV; j++) answer[all][j] += exp(logit) * f.values[i * DV + j];
+        }
+      }
+      assert_float_equal(lessons->fixed_log_mass[r], log(mass[0]), 1e-4);
+      for (size_t j = 0; j < DV; j++) {
+        assert_float_equal(lessons->fixed_answer[r * DV + j], answer[0][j] / mass[0] - mean[j], 1e-4);
+        assert_float_equal(lessons->answer[r * DV + j], answer[1][j] / mass[1] - mean[j], 1e-4);
+      }
+    }
+    pith_lessons_free(context, lessons);
+    pith_query_model_free(context, model);
+    free(log_weight);
+    unmake(context, &f);
+  }
+  pith_context_free(context);
+}
+
 /* One step of Adam moves every number against the sign of its gradient: held against finite differences of the double
  * loss. Many steps lower the plain loss. There are as many lessons as a batch takes, so that a batch has each of them
  * once; signs are compared where the gradient is not small. */
@@ -350,8 +396,11 @@ static void test_two_points(void **state) {
 
 int main(void) {
   test_skip_unless_isa();
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_pivots_match_reference), cmocka_unit_test(test_pivot_law),
-                                     cmocka_unit_test(test_fit_matches_reference), cmocka_unit_test(test_refinement),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_pivots_match_reference),
+                                     cmocka_unit_test(test_pivot_law),
+                                     cmocka_unit_test(test_fit_matches_reference),
+                                     cmocka_unit_test(test_lessons),
+                                     cmocka_unit_test(test_refinement),
                                      cmocka_unit_test(test_two_points)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

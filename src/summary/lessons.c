@@ -1,67 +1,64 @@
 /* lessons.c - the answers that refinement works towards. */
+#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
-#include "attention/attention.h"
+#include "kernels/kernels.h"
 #include "summary/refine.h"
+
+enum { PANEL = 64 };
 
 typedef struct lesson_work {
   const pith_problem *problem;
   pith_lessons *lessons;
   size_t exact;                            /* the first rows of keys and values */
-  const float *keys, *values, *log_weight; /* rows in the order: exact rows, candidates */
+  const float *keys, *values, *log_weight; /* rows in the order: exact rows, candidates; values minus the mean */
+  float *scratch;                          /* (threads, PANEL, n) */
 } lesson_work;
 
-static pith_attend_block block_of(const lesson_work *w, size_t begin, size_t end) {
-  const pith_problem *p = w->problem;
-  return (pith_attend_block){.d = p->d,
-                             .dv = p->dv,
-                             .rows = end - begin,
-                             .keys = w->keys + begin * p->d,
-                             .values = w->values + begin * p->dv,
-                             .key_stride = (ptrdiff_t)(p->d * sizeof(float)),
-                             .value_stride = (ptrdiff_t)(p->dv * sizeof(float)),
-                             .log_weights = w->log_weight ? w->log_weight + begin : NULL};
+/* Adds rows begin .. end-1 to the answers of a panel, whose parts so far have masses exp(log_mass); -inf: none. */
+static void see_rows(const lesson_work *w, const float *queries, size_t count, size_t begin, size_t end, float *weight,
+                     float *log_mass, float *answer) {
+  const pith_kernels *kernels = pith_kernels_active();
+  size_t d = w->problem->d, dv = w->problem->dv, rows = end - begin;
+  if (rows == 0) return;
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)rows, (int)d, 1, queries, (int)d,
+              w->keys + begin * d, (int)d, 0, weight, (int)rows);
+  for (size_t r = 0; r < count; r++) {
+    float *row = weight + r * rows;
+    if (w->log_weight) kernels->axpy(1, w->log_weight + begin, row, rows);
+    float largest = fmaxf(kernels->max(row, rows), log_mass[r]);
+    float sum = kernels->exp_sum(row, rows, -largest), before = expf(log_mass[r] - largest);
+    float factor = 1 / (sum + before);
+    for (size_t i = 0; i < rows; i++) row[i] *= factor;
+    for (size_t j = 0; j < dv; j++) answer[r * dv + j] *= before * factor;
+    log_mass[r] = largest + logf(sum + before);
+  }
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)dv, (int)rows, 1, weight, (int)rows,
+              w->values + begin * dv, (int)dv, 1, answer, (int)dv);
 }
 
-/* One group of queries: first the exact rows and the near keys, then all. */
-static void learn_group(void *argument, size_t index, int thread) {
-  (void)thread;
+/* One panel of queries: the near keys, the exact rows, then all. */
+static void learn_panel(void *argument, size_t index, int thread) {
   const lesson_work *w = argument;
   const pith_problem *p = w->problem;
   const pith_query_model *model = p->model;
   pith_lessons *lessons = w->lessons;
-  size_t begin = index * PITH_MAX_GROUP, group = pith_min_size(PITH_MAX_GROUP, lessons->count - begin), dv = p->dv;
-  float largest[PITH_MAX_GROUP], sum[PITH_MAX_GROUP];
+  size_t begin = index * PANEL, count = pith_min_size(PANEL, lessons->count - begin), dv = p->dv;
+  const float *queries = lessons->queries + begin * p->d;
+  float *fixed_log_mass = lessons->fixed_log_mass + begin, log_mass[PANEL];
   float *fixed = lessons->fixed_answer + begin * dv, *answer = lessons->answer + begin * dv;
-  for (size_t r = 0; r < group; r++) {
-    bool local = model->local_log_mass[begin + r] > -INFINITY;
-    largest[r] = model->local_log_mass[begin + r];
-    sum[r] = local ? 1 : 0;
-    for (size_t j = 0; j < dv; j++) fixed[r * dv + j] = local ? model->local_answer[(begin + r) * dv + j] : 0;
+  float *weight = w->scratch + (size_t)thread * PANEL * p->n;
+  for (size_t r = 0; r < count; r++) {
+    fixed_log_mass[r] = model->local_log_mass[begin + r];
+    bool local = fixed_log_mass[r] > -INFINITY;
+    for (size_t j = 0; j < dv; j++)
+      fixed[r * dv + j] = local ? model->local_answer[(begin + r) * dv + j] - lessons->value_mean[j] : 0;
   }
-  pith_attend_block block = block_of(w, 0, w->exact);
-  block.group = group;
-  block.queries = lessons->queries + begin * p->d;
-  block.largest = largest;
-  block.sum = sum;
-  block.output = fixed;
-  if (w->exact > 0) pith_kernels_active()->attend_f32(&block);
-  memcpy(answer, fixed, group * dv * sizeof *answer);
-  for (size_t r = 0; r < group; r++) {
-    lessons->fixed_log_mass[begin + r] = sum[r] > 0 ? largest[r] + logf(sum[r]) : -INFINITY;
-    for (size_t j = 0; j < dv && sum[r] > 0; j++)
-      fixed[r * dv + j] = fixed[r * dv + j] / sum[r] - lessons->value_mean[j];
-  }
-  pith_attend_block rest = block_of(w, w->exact, p->n);
-  rest.group = group;
-  rest.queries = block.queries;
-  rest.largest = largest;
-  rest.sum = sum;
-  rest.output = answer;
-  pith_kernels_active()->attend_f32(&rest);
-  for (size_t r = 0; r < group; r++)
-    for (size_t j = 0; j < dv; j++) answer[r * dv + j] = answer[r * dv + j] / sum[r] - lessons->value_mean[j];
+  see_rows(w, queries, count, 0, w->exact, weight, fixed_log_mass, fixed);
+  memcpy(answer, fixed, count * dv * sizeof *answer);
+  memcpy(log_mass, fixed_log_mass, count * sizeof *log_mass);
+  see_rows(w, queries, count, w->exact, p->n, weight, log_mass, answer);
 }
 
 static pith_status fill(pith_context *context, const pith_problem *problem, const double *value_mean,
@@ -76,8 +73,11 @@ static pith_status fill(pith_context *context, const pith_problem *problem, cons
   lessons->fixed_answer = pith_allocate(context, count * dv, sizeof(float));
   lessons->value_mean = pith_allocate(context, dv, sizeof(float));
   float *rows = pith_allocate(context, n * (d + dv + 1), sizeof *rows);
-  if (!lessons->answer || !lessons->fixed_log_mass || !lessons->fixed_answer || !lessons->value_mean || !rows) {
+  float *scratch = pith_allocate(context, (size_t)pith_threads(context) * PANEL, n * sizeof *scratch);
+  if (!lessons->answer || !lessons->fixed_log_mass || !lessons->fixed_answer || !lessons->value_mean || !rows ||
+      !scratch) {
     pith_release(context, rows);
+    pith_release(context, scratch);
     return PITH_E_MEMORY;
   }
   for (size_t j = 0; j < dv; j++) lessons->value_mean[j] = (float)value_mean[j];
@@ -87,17 +87,18 @@ static pith_status fill(pith_context *context, const pith_problem *problem, cons
     size_t at = next[problem->exact && problem->exact[i]]++;
     double distance = 0;
     memcpy(keys + at * d, problem->keys + i * d, d * sizeof *keys);
-    memcpy(values + at * dv, problem->values + i * dv, dv * sizeof *values);
     log_weight[at] = problem->log_weight ? problem->log_weight[i] : 0;
     for (size_t j = 0; j < dv; j++) {
       double x = problem->values[i * dv + j] - value_mean[j];
+      values[at * dv + j] = (float)x;
       distance += x * x;
     }
     lessons->largest_value = fmax(lessons->largest_value, sqrt(distance));
   }
-  lesson_work work = {problem, lessons, exact, keys, values, problem->log_weight ? log_weight : NULL};
-  pith_parallel_for(context, (count + PITH_MAX_GROUP - 1) / PITH_MAX_GROUP, learn_group, &work);
+  lesson_work work = {problem, lessons, exact, keys, values, problem->log_weight ? log_weight : NULL, scratch};
+  pith_parallel_for(context, (count + PANEL - 1) / PANEL, learn_panel, &work);
   pith_release(context, rows);
+  pith_release(context, scratch);
   return PITH_OK;
 }
 
