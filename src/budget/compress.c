@@ -284,9 +284,14 @@ static bool has_total(const pith_compress_options *o) { return o->ratio > 0 || o
 static pith_status total_bytes(pith_context *context, const pith_heads *h, size_t *bytes) {
   const pith_compress_options *o = h->options;
   size_t most = h->layers * h->heads * h->n * point_bytes_of(h, store_of(o));
-  if (o->ratio > 2 || o->bytes > most)
-    return pith_fail(context, PITH_E_BUDGET, "budget: more bytes than the %zu that all %zu keys of all heads take",
-                     most, h->n);
+  if (o->ratio > 2)
+    return pith_fail(context, PITH_E_BUDGET,
+                     "ratio is %g; it is a part of the bytes that all %zu keys and values take in f16: give 0.25 for a "
+                     "quarter",
+                     o->ratio, h->n);
+  if (o->bytes > most)
+    return pith_fail(context, PITH_E_BUDGET, "bytes: %zu is more than the %zu that all %zu keys of all heads take",
+                     o->bytes, most, h->n);
   *bytes = o->bytes > 0 ? o->bytes : (size_t)(o->ratio * (double)full_bytes(h));
   return PITH_OK;
 }
