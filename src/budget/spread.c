@@ -15,7 +15,7 @@
  * last part. */
 enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 8192, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Turned queries by which heads that matter, and others, are refined. */
-enum { LESSONS = 16384, FEWER_LESSONS = 4096 };
+enum { LESSONS = 8192, FEWER_LESSONS = 2048 };
 /* Sizes that are tried double from this many points beside the exact rows; between two, errors are interpolated. */
 enum { SMALLEST = 8, MOST_SIZES = 32, MOST_STORES = 3, MOST_OPTIONS = 2 * MOST_SIZES * MOST_STORES };
 /* A closer look is for the heads that cost most: so many, or one in so many where that is more. */
@@ -23,7 +23,8 @@ enum { CLOSER = 8, ONE_IN = 8 };
 
 /* Refinement leaves this part of the error that points have before they are stored (measured: .2 to .4). */
 static const double REFINED = 0.3;
-/* Heads that make up this share of the cost are refined with all steps, the others with one in so many. */
+/* Heads that make up this share of the cost, and CLOSER at least, are refined with all steps, the others with one in so
+ * many. */
 static const double SHARE = 0.65;
 enum { FEWER_STEPS = 3 };
 /* Of so few recorded queries the fit needs all. */
@@ -84,6 +85,14 @@ static void add_option(const spread *s, size_t index, size_t rehearsed, pith_dty
   menu->option[menu->count++] = (pith_option){points, store, points * point_bytes(s, store), cost, drift};
 }
 
+/* Beyond the sizes tried, twice as many points are taken to halve the cost (measured: they do better), so that bytes go
+ * to where a closer look is called for. */
+static void add_untried(const spread *s, size_t index, const pith_job *job, size_t size, pith_dtype store, double cost,
+                        double drift) {
+  for (size_t more = 2 * size; more <= job->problem.n / LAST_PART; more *= 2)
+    add_option(s, index, more, store, cost * (double)size / (double)more, drift);
+}
+
 /* Fills the menu of a head that is prepared; between two sizes, errors are interpolated. */
 static pith_status try_sizes(pith_context *context, spread *s, size_t index, pith_job *job, size_t most) {
   size_t sizes[MOST_SIZES], count = list_sizes(job, most, sizes);
@@ -106,6 +115,7 @@ static pith_status try_sizes(pith_context *context, spread *s, size_t index, pit
         add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), store, sqrt(before[j] * cost),
                    tried[j].drift);
       before[j] = cost;
+      if (i + 2 == count) add_untried(s, index, job, sizes[i], store, cost, tried[j].drift);
     }
   }
   pith_menu_hull(&s->work[index].menu);
@@ -244,7 +254,7 @@ static pith_status find_refined_cost(pith_context *context, const spread *s, dou
   }
   pith_sort_f64(cost, s->count);
   size_t i = s->count;
-  while (i > 0 && sum < SHARE * total) sum += cost[--i];
+  while (i > 0 && (sum < SHARE * total || s->count - i < CLOSER)) sum += cost[--i];
   *least = i < s->count ? cost[i] : 0;
   pith_release(context, cost);
   return PITH_OK;
