@@ -103,7 +103,7 @@ static void print_legend(const lm_judgement *judgement, FILE *out) {
     fprintf(
         out,
         "KL in nats a token against the full cache. bytes: what attention reads after every fold, share of the f16\n"
-        "bytes of all tokens; held: memory of the cache by the allocator's count. step: longest fold of one head.\n");
+        "bytes of all tokens; held: memory of the cache by the allocator's count. step: longest step of a fold.\n");
   else
     fprintf(out,
             "KL in nats a token against the full cache. error: L2 difference from exact attention over its norm, mean\n"

@@ -120,7 +120,7 @@ static void report(const lm_run *run, const perplexity *p) {
   if (isfinite(p->predicted_kl)) fprintf(out, "predicted KL: %.3g\n", p->predicted_kl / chunks);
   if (stream)
     fprintf(out,
-            "%.2f s to read a prefix on the full cache, %.2f s on this one, %.0f %% more; longest fold of a head %.1f "
+            "%.2f s to read a prefix on the full cache, %.2f s on this one, %.0f %% more; longest step of a fold %.1f "
             "ms\n%s held in all\n",
             p->prefill_seconds / chunks, p->stream_seconds / chunks, 100 * push_cost(p),
             1e3 * p->cache.max_step_seconds, text_bytes(p->cache.held_bytes).at);
