@@ -25,7 +25,7 @@ enum { CLOSER = 8, ONE_IN = 8 };
 static const double REFINED = 0.3;
 /* Heads that make up this share of the cost, and CLOSER at least, are refined with all steps, the others with one in so
  * many. */
-static const double SHARE = 0.65;
+static const double SHARE = 0.8;
 enum { FEWER_STEPS = 3 };
 /* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };
@@ -85,12 +85,12 @@ static void add_option(const spread *s, size_t index, size_t rehearsed, pith_dty
   menu->option[menu->count++] = (pith_option){points, store, points * point_bytes(s, store), cost, drift};
 }
 
-/* Beyond the sizes tried, twice as many points are taken to halve the cost (measured: they do better), so that bytes go
- * to where a closer look is called for. */
-static void add_untried(const spread *s, size_t index, const pith_job *job, size_t size, pith_dtype store, double cost,
-                        double drift) {
-  for (size_t more = 2 * size; more <= job->problem.n / LAST_PART; more *= 2)
-    add_option(s, index, more, store, cost * (double)size / (double)more, drift);
+/* Beyond the sizes tried, twice as many points are taken to halve the cost (measured: they do better), down to what
+ * storing all rows costs, so that bytes go to where a closer look is called for. */
+static void add_untried(const spread *s, size_t index, size_t rows, size_t size, pith_dtype store, double cost,
+                        double least, double drift) {
+  for (size_t more = 2 * size; more <= rows / LAST_PART; more *= 2)
+    add_option(s, index, more, store, fmax(least, cost * (double)size / (double)more), drift);
 }
 
 /* Fills the menu of a head that is prepared; between two sizes, errors are interpolated. */
@@ -111,11 +111,13 @@ static pith_status try_sizes(pith_context *context, spread *s, size_t index, pit
       pith_dtype store = s->store[first + j];
       double cost = weight_of(s, index) * expected_error(s, job, sizes[i], &tried[j], &tried[0]);
       add_option(s, index, sizes[i], store, cost, tried[j].drift);
+      double *last = &before[first + j];
       if (i > 0 && !whole)
-        add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), store, sqrt(before[j] * cost),
+        add_option(s, index, (size_t)sqrt((double)(sizes[i - 1] * sizes[i])), store, sqrt(*last * cost),
                    tried[j].drift);
-      before[j] = cost;
-      if (i + 2 == count) add_untried(s, index, job, sizes[i], store, cost, tried[j].drift);
+      if (i > 0 && whole && *last > 0)
+        add_untried(s, index, sizes[i], sizes[i - 1], store, *last, cost, tried[j].drift);
+      *last = cost;
     }
   }
   pith_menu_hull(&s->work[index].menu);
