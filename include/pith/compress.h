@@ -56,10 +56,10 @@ typedef struct pith_compress_options {
   double rope_base;   /* > 1 */
   size_t query_start; /* position of the first recorded query; PITH_UNSET: n - m */
   size_t horizon;     /* future queries are asked from n .. n+horizon-1; default 1024 */
-  size_t samples;     /* recorded queries that the fit uses per kv head; 0: all */
-  size_t probes;      /* recorded queries held out per kv head for its error and certificate; default 192. Where sizes
-                         or stores are chosen by their errors, as many again are held out to choose by, since an
-                         error that was chosen for being small promises nothing */
+  size_t samples;     /* recorded queries that the fit looks at per kv head; 0: all (budget spread: 8192 at most). Of
+                         more than 2048, and twice the points, nystrom keeps those that matter most */
+  size_t probes;      /* recorded queries held out per kv head for its error and certificate; default 192. Sizes and
+                         stores are chosen by others, since an error that was chosen for being small promises nothing */
   size_t refine;      /* nystrom with samples: gradient steps on keys, values and weights; default 300 */
   int certify;        /* ball and gaussian certificates take n^2 time: 0 (default) leaves them out above
                          PITH_CERTIFY_ROWS keys unless eps is given; 1 always works them out */
@@ -77,8 +77,8 @@ PITH_API const char *pith_engine_help(size_t index);
  * PITH_NOT_CERTIFIED when eps was asked for and the largest summary tried does not meet it; the
  * summary is then the most accurate one found. The result depends on the input, the options and the
  * instruction set, not on the number of threads.
- * Time: per head about samples * points * n for `nystrom` with recorded queries, n * points * (d +
- * points) with the ball model. */
+ * Time: per head about n * (samples * d + max(2048, 2 points) * points) for `nystrom` with recorded queries, n * points
+ * * (d + points) with the ball model. */
 PITH_API PITH_CHECK pith_status pith_compress(pith_context *context, const pith_array *keys, const pith_array *values,
                                               const pith_array *queries, const pith_compress_options *options,
                                               pith_summary **out);
