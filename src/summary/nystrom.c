@@ -60,15 +60,15 @@ static double find_farthest(const pith_problem *problem, const double *mean) {
   return farthest;
 }
 
-/* Root mean square of what candidates move the answer to a query away from the mean value by; without fit queries, of
- * the values themselves. */
+/* Root mean square of what all rows move the answer to a query away from the mean value by; without fit queries, of the
+ * values themselves. */
 static pith_status find_balance(pith_context *context, const pith_problem *problem, const pith_kernel *kernel,
                                 const double *mean, double *balance) {
   size_t n = problem->n, dv = problem->dv, queries = pith_min_size(kernel->features, MOMENT_QUERIES);
   float *centred = pith_allocate(context, n + queries, dv * sizeof *centred), *answer = centred + n * dv;
   if (!centred) return PITH_E_MEMORY;
   for (size_t i = 0; i < n; i++) {
-    double weight = row_weight(problem, i);
+    double weight = exp(pith_problem_log_weight(problem, i));
     for (size_t j = 0; j < dv; j++) centred[i * dv + j] = (float)(weight * (problem->values[i * dv + j] - mean[j]));
   }
   double sum = 0;
