@@ -228,6 +228,51 @@ static double *widen(const float *x, size_t count) {
   return out;
 }
 
+/* Points without weight make room for the next pivots, round by round, and what remains solves its own equations; it
+ * would not without leaving them out. */
+static void test_weightless_points_are_replaced(void **state) {
+  (void)state;
+  enum { PIVOTS = 48, WANTED = 40, RANK = 60, COLUMNS = 3, ROUNDS = 3 };
+  const double least = -0.5;
+  pith_context *context = test_context(1);
+  float *root = test_gaussian(31, PIVOTS * RANK, 1), *random = test_gaussian(32, PIVOTS * COLUMNS, 1);
+  double whole[PIVOTS * PIVOTS] = {0}, target[PIVOTS * COLUMNS] = {0}, fit[WANTED * COLUMNS];
+  double *coefficients = widen(random, PIVOTS * COLUMNS);
+  for (size_t a = 0; a < PIVOTS; a++)
+    for (size_t b = 0; b < PIVOTS; b++) {
+      for (size_t r = 0; r < RANK; r++) whole[a * PIVOTS + b] += (double)root[a * RANK + r] * root[b * RANK + r];
+      for (size_t j = 0; j < COLUMNS; j++)
+        target[a * COLUMNS + j] += whole[a * PIVOTS + b] * coefficients[b * COLUMNS + j];
+    }
+  pith_pivots pivots = {.count = PIVOTS, .most = PIVOTS, .columns = COLUMNS, .kernel = whole, .target = target};
+  assert_ok(context, pith_pivots_factor(context, &pivots));
+
+  size_t expected[WANTED], expected_count = WANTED, next = WANTED, dropped = 0;
+  for (size_t a = 0; a < WANTED; a++) expected[a] = a;
+  for (int round = 0; round <= ROUNDS; round++) {
+    size_t active[WANTED], count = WANTED;
+    assert_ok(context, pith_pivots_fit(context, &pivots, least, round, &count, active, fit));
+    assert_int_equal(count, expected_count);
+    assert_memory_equal(active, expected, count * sizeof *active);
+    double right = reference_fit_violation(whole, PIVOTS, active, count, 1e-4, coefficients, COLUMNS, fit);
+    if (right > 1e-10) fail_msg("round %d: violation %g", round, right);
+    expected_count = 0;
+    for (size_t a = 0; a < count; a++)
+      if (fit[a * COLUMNS + COLUMNS - 1] >= least) expected[expected_count++] = active[a];
+    dropped += count - expected_count;
+    while (expected_count < WANTED && next < PIVOTS) expected[expected_count++] = next++;
+    double wrong = reference_fit_violation(whole, PIVOTS, expected, expected_count, 1e-4, coefficients, COLUMNS, fit);
+    if (round == 0 && wrong < 1e-3) fail_msg("the control passes: violation %g", wrong);
+  }
+  assert_in_range(dropped, PIVOTS - WANTED + 1, WANTED); /* so many that pivots ran out */
+  pith_release(context, pivots.factor);
+  pith_release(context, pivots.forward);
+  free(root);
+  free(random);
+  free(coefficients);
+  pith_context_free(context);
+}
+
 /* What refinement works towards is exact attention, with and without near keys, for weighted rows too; what is fixed
  * are the near keys and the exact rows. Held against plain sums in double. */
 static void test_lessons(void **state) {
@@ -399,6 +444,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_pivots_match_reference),
                                      cmocka_unit_test(test_pivot_law),
                                      cmocka_unit_test(test_fit_matches_reference),
+                                     cmocka_unit_test(test_weightless_points_are_replaced),
                                      cmocka_unit_test(test_lessons),
                                      cmocka_unit_test(test_refinement),
                                      cmocka_unit_test(test_two_points)};

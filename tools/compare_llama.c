@@ -2,7 +2,8 @@
  * tokens, then each goes on token by token in bursts, and the best of each is printed. tools/compare-llama builds it.
  *
  * usage: compare_llama speed BACKENDS MODEL TOKENS LENGTH [LENGTH ...] [spread]
- *        compare_llama logits BACKENDS MODEL TOKENS f16|f32 ROW [ROW ...]   (f32, to stdout: llama.cpp's own)
+ *        compare_llama compress BACKENDS MODEL TOKENS LENGTH STORE RATIO [STORE RATIO ...]   (beside llama.cpp's
+ * reading) compare_llama logits BACKENDS MODEL TOKENS f16|f32 ROW [ROW ...]   (f32, to stdout: llama.cpp's own)
  *
  * BACKENDS is the folder of llama.cpp's libraries, TOKENS a .npy of 32-bit numbers, or any other file: its bytes. */
 #define _GNU_SOURCE /* dladdr */
@@ -131,11 +132,19 @@ static void check(const pith_context *context, pith_status status) {
   if (status < 0) stop(pith_context_message(context));
 }
 
-/* A session that goes on from 1/16 of the cache's bytes, spread over heads; how the points were found does not
- * change how long attention over them takes, so they are not
- * refined, and few queries are looked at. */
-static lm_session *compressed(pith_context *context, const lm_model *model, const lm_session *full, size_t capacity,
-                              pith_summary **summary) {
+static pith_context *load(const char *path, lm_model **model) {
+  pith_context_options options;
+  pith_context_options_init(&options);
+  options.threads = THREADS;
+  pith_context *context = NULL;
+  if (pith_context_create(&options, &context) < 0) stop("no memory");
+  check(context, lm_model_load(context, path, model));
+  return context;
+}
+
+/* The tokens of the session as a summary, bytes spread over heads. */
+static pith_summary *compress(pith_context *context, const lm_model *model, const lm_session *full,
+                              const pith_compress_options *chosen) {
   const lm_model_info info = lm_model_describe(model);
   pith_array keys, values, queries;
   float *weights = malloc(info.layers * info.kv_heads * sizeof *weights);
@@ -143,24 +152,34 @@ static lm_session *compressed(pith_context *context, const lm_model *model, cons
   check(context, lm_session_arrays(context, full, &keys, &values, &queries));
   check(context, lm_head_weights(context, full, weights));
   const pith_array weight = pith_array_matrix(weights, PITH_F32, info.layers, info.kv_heads);
-  pith_compress_options options;
-  pith_compress_options_init(&options);
-  options.ratio = 1.0 / 16;
+  pith_compress_options options = *chosen;
   options.budget = PITH_BUDGET_SPREAD;
-  options.store = PITH_STORE_AUTO;
   options.head_weights = &weight;
   options.rope = info.rope;
   options.rope_base = info.rope_base;
   options.query_start = 0;
+  pith_summary *summary = NULL;
+  check(context, pith_compress(context, &keys, &values, &queries, &options, &summary));
+  free(weights);
+  return summary;
+}
+
+/* A session that goes on from 1/16 of the cache's bytes; how the points were found does not change how long attention
+ * over them takes, so they are not refined, and few queries are looked at. */
+static lm_session *compressed(pith_context *context, const lm_model *model, const lm_session *full, size_t capacity,
+                              pith_summary **summary) {
+  pith_compress_options options;
+  pith_compress_options_init(&options);
+  options.ratio = 1.0 / 16;
+  options.store = PITH_STORE_AUTO;
   options.refine = 0;
   options.samples = 1024;
-  check(context, pith_compress(context, &keys, &values, &queries, &options, summary));
+  *summary = compress(context, model, full, &options);
   lm_session_options session_options;
   lm_session_options_init(&session_options);
   session_options.capacity = capacity;
   lm_session *session = NULL;
   check(context, lm_session_after(context, full, *summary, &session_options, &session));
-  free(weights);
   return session;
 }
 
@@ -239,13 +258,8 @@ static void compare_speed(pith_context *context, const lm_model *model, engine *
 static void speed(const char *backends, const char *path, const char *token_path, int count, char **lengths) {
   size_t token_count = 0;
   llama_token *tokens = read_tokens(token_path, &token_count);
-  pith_context_options options;
-  pith_context_options_init(&options);
-  options.threads = THREADS;
-  pith_context *context = NULL;
   lm_model *model = NULL;
-  if (pith_context_create(&options, &context) < 0) stop("no memory");
-  check(context, lm_model_load(context, path, &model));
+  pith_context *context = load(path, &model);
   engine e = engine_open(backends, path);
   e.pause(e.threads);
   const int spread = strcmp(lengths[count - 1], "spread") == 0;
@@ -260,6 +274,58 @@ static void speed(const char *backends, const char *path, const char *token_path
   lm_model_free(model);
   pith_context_free(context);
   llama_model_free(e.model);
+  free(tokens);
+}
+
+/* ---- Compression ---- */
+
+static void compare_compression(const char *backends, const char *path, const char *token_path, size_t length,
+                                int count, char **choices) {
+  size_t token_count = 0;
+  llama_token *tokens = read_tokens(token_path, &token_count);
+  if (length < 1 || length > token_count) stop("LENGTH does not fit the tokens");
+  lm_model *model = NULL;
+  pith_context *context = load(path, &model);
+  lm_session_options session_options;
+  lm_session_options_init(&session_options);
+  session_options.capacity = length;
+  session_options.record_queries = true;
+  lm_session *session = NULL;
+  float *logits = malloc(lm_model_describe(model).vocabulary * sizeof *logits);
+  if (!logits) stop("no memory");
+  check(context, lm_session_create(context, model, &session_options, &session));
+  check(context, lm_session_read(context, session, (const uint32_t *)tokens, length, length - 1, logits));
+  engine e = engine_open(backends, path);
+  engine_start(&e, length, GGML_TYPE_F16);
+  e.pause(e.threads);
+  printf("%s, %zu tokens, %d threads\n%5s %8s %12s %12s %6s\n", path, length, THREADS, "store", "ratio", "compression",
+         "llama.cpp", "ratio");
+  for (int choice = 0; choice + 1 < count; choice += 2) {
+    pith_compress_options how;
+    pith_compress_options_init(&how);
+    how.store = strcmp(choices[choice], "auto") == 0 ? PITH_STORE_AUTO : PITH_F16;
+    how.ratio = strtod(choices[choice + 1], NULL);
+    double ours = INFINITY, theirs = INFINITY;
+    for (int round = 0; round < PROMPTS; round++) {
+      double start = now();
+      pith_summary_free(compress(context, model, session, &how));
+      keep_least(&ours, now() - start);
+      e.resume(e.threads);
+      engine_forget(&e, 0);
+      start = now();
+      engine_read(&e, tokens, 0, length, 0);
+      keep_least(&theirs, now() - start);
+      e.pause(e.threads);
+    }
+    printf("%5s %8g %10.1f s %10.1f s %6.2f\n", choices[choice], how.ratio, ours, theirs, ours / theirs);
+    (void)fflush(stdout);
+  }
+  lm_session_free(session);
+  lm_model_free(model);
+  pith_context_free(context);
+  llama_free(e.context);
+  llama_model_free(e.model);
+  free(logits);
   free(tokens);
 }
 
@@ -288,9 +354,15 @@ static void logits(const char *backends, const char *path, const char *token_pat
 int main(int count, char **arguments) {
   if (count >= 6 && strcmp(arguments[1], "speed") == 0)
     speed(arguments[2], arguments[3], arguments[4], count - 5, arguments + 5);
+  else if (count >= 8 && strcmp(arguments[1], "compress") == 0)
+    compare_compression(arguments[2], arguments[3], arguments[4], strtoul(arguments[5], NULL, 10), count - 6,
+                        arguments + 6);
   else if (count >= 7 && strcmp(arguments[1], "logits") == 0)
     logits(arguments[2], arguments[3], arguments[4], arguments[5], count - 6, arguments + 6);
   else
-    stop("usage: speed BACKENDS MODEL TOKENS LENGTH ... [spread] | logits BACKENDS MODEL TOKENS f16|f32 ROW ...");
+    stop(
+        "usage: speed BACKENDS MODEL TOKENS LENGTH ... [spread] | compress BACKENDS MODEL TOKENS LENGTH STORE RATIO "
+        "... "
+        "| logits BACKENDS MODEL TOKENS f16|f32 ROW ...");
   return 0;
 }

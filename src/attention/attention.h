@@ -115,6 +115,13 @@ pith_status pith_attend_jobs(pith_context *context, const pith_attend_job *jobs,
 pith_status pith_attend_rows(pith_context *context, const pith_rows *rows, const float *queries, size_t query_count,
                              float *out);
 
+/* Adds rows (f32, contiguous) to the answers of a panel of queries, which other rows with masses exp(log_mass) were
+ * seen for before (-inf: none; the answer is then 0). weight: (count, rows), room. By the calling thread alone, for the
+ * bodies of parallel loops: many queries at once are several times as fast in matrix products as through
+ * pith_attend_rows. */
+void pith_attend_panel(const pith_rows *rows, const float *queries, size_t count, float *weight, float *log_mass,
+                       float *answer);
+
 /* Folds the state b into a (both over `dv` outputs of one query). */
 void pith_attention_state_merge(float *largest_a, float *sum_a, float *output_a, float largest_b, float sum_b,
                                 const float *output_b, size_t dv);

@@ -2,53 +2,44 @@
 #include <math.h>
 #include <string.h>
 
+#include "attention/attention.h"
 #include "budget/job.h"
-#include "kernels/kernels.h"
+
+enum { PANEL = 64 };
 
 typedef struct meeting {
   const pith_asked *asked;
-  size_t rows, d, dv;
-  const float *keys, *values, *log_weight;
-  float *answer, *largest, *sum; /* (count, dv), (count), (count) */
+  pith_rows rows;
+  float *answer;  /* (count, dv) */
+  float *scratch; /* (threads, PANEL, rows) */
 } meeting;
 
-static void meet_group(void *argument, size_t index, int thread) {
-  (void)thread;
+static void meet_panel(void *argument, size_t index, int thread) {
   const meeting *m = argument;
   const pith_asked *asked = m->asked;
-  size_t begin = index * PITH_MAX_GROUP, group = pith_min_size(PITH_MAX_GROUP, asked->count - begin), dv = m->dv;
-  float *answer = m->answer + begin * dv, *largest = m->largest + begin, *sum = m->sum + begin;
-  memcpy(answer, asked->answer + begin * dv, group * dv * sizeof *answer);
-  for (size_t r = 0; r < group; r++) {
-    largest[r] = asked->log_mass[begin + r];
-    sum[r] = largest[r] > -INFINITY ? 1 : 0;
-  }
-  pith_attend_block block = {.group = group,
-                             .d = m->d,
-                             .dv = dv,
-                             .rows = m->rows,
-                             .queries = asked->queries + begin * m->d,
-                             .keys = m->keys,
-                             .values = m->values,
-                             .key_stride = (ptrdiff_t)(m->d * sizeof(float)),
-                             .value_stride = (ptrdiff_t)(dv * sizeof(float)),
-                             .log_weights = m->log_weight,
-                             .largest = largest,
-                             .sum = sum,
-                             .output = answer};
-  if (m->rows > 0) pith_kernels_active()->attend_f32(&block);
-  for (size_t r = 0; r < group; r++)
-    for (size_t j = 0; j < dv && sum[r] > 0; j++) answer[r * dv + j] /= sum[r];
+  size_t begin = index * PANEL, count = pith_min_size(PANEL, asked->count - begin), d = m->rows.d, dv = m->rows.dv;
+  float *answer = m->answer + begin * dv, log_mass[PANEL];
+  memcpy(answer, asked->answer + begin * dv, count * dv * sizeof *answer);
+  memcpy(log_mass, asked->log_mass + begin, count * sizeof *log_mass);
+  pith_attend_panel(&m->rows, asked->queries + begin * d, count, m->scratch + (size_t)thread * PANEL * m->rows.count,
+                    log_mass, answer);
 }
 
 pith_status pith_job_meet(pith_context *context, const pith_job *job, const pith_asked *asked, const float *keys,
                           const float *values, const float *log_weight, size_t rows, float *answers) {
-  float *state = pith_allocate(context, 2 * asked->count, sizeof *state);
-  if (!state) return PITH_E_MEMORY;
-  meeting m = {asked,  rows,       job->problem.d, job->problem.dv, keys,
-               values, log_weight, answers,        state,           state + asked->count};
-  pith_parallel_for(context, (asked->count + PITH_MAX_GROUP - 1) / PITH_MAX_GROUP, meet_group, &m);
-  pith_release(context, state);
+  meeting m = {.asked = asked,
+               .rows = {.keys = keys,
+                        .values = values,
+                        .dtype = PITH_F32,
+                        .count = rows,
+                        .d = job->problem.d,
+                        .dv = job->problem.dv,
+                        .log_weight = log_weight},
+               .answer = answers,
+               .scratch = pith_allocate(context, (size_t)pith_threads(context) * PANEL, rows * sizeof(float))};
+  if (!m.scratch) return PITH_E_MEMORY;
+  pith_parallel_for(context, (asked->count + PANEL - 1) / PANEL, meet_panel, &m);
+  pith_release(context, m.scratch);
   return PITH_OK;
 }
 

@@ -15,7 +15,7 @@
  * last part. */
 enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 8192, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Turned queries by which heads that matter, and others, are refined. */
-enum { LESSONS = 8192, FEWER_LESSONS = 2048 };
+enum { LESSONS = 4096, FEWER_LESSONS = 1024 };
 /* Sizes that are tried double from this many points beside the exact rows; between two, errors are interpolated. */
 enum { SMALLEST = 8, MOST_SIZES = 32, MOST_STORES = 3, MOST_OPTIONS = 2 * MOST_SIZES * MOST_STORES };
 /* A closer look is for the heads that cost most: so many, or one in so many where that is more. */
@@ -23,10 +23,11 @@ enum { CLOSER = 8, ONE_IN = 8 };
 
 /* Refinement leaves this part of the error that points have before they are stored (measured: .2 to .4). */
 static const double REFINED = 0.3;
-/* Heads that make up this share of the cost, and CLOSER at least, are refined with all steps, the others with one in so
- * many. */
+/* Heads that make up this share of the cost, and CLOSER at least, are made with full effort, the others refined with
+ * one step in so many. A step takes as long as there are points: beyond so many points steps become fewer, which bounds
+ * the time that a head takes (measured: a third of it at a quarter of all bytes, for a twentieth more error). */
 static const double SHARE = 0.8;
-enum { FEWER_STEPS = 3 };
+enum { FEWER_STEPS = 3, ALL_STEPS_POINTS = 256, FEWEST_STEPS = 20 };
 /* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };
 
@@ -156,23 +157,27 @@ static const pith_option *chosen_of(const spread *s, size_t index) {
 }
 
 /* The size up to which a head is worth a closer look; 0: it is not. Whole caches of small numbers are seldom beaten. */
-static size_t closer_size(const spread *s, size_t index, double least) {
+static size_t closer_size(const spread *s, size_t index) {
   const pith_option *chosen = chosen_of(s, index);
   size_t most = s->work[index].most, last = s->heads->n / LAST_PART, wanted = 4 * chosen->points;
-  if (chosen->cost < least) return 0;
   if (chosen->points == s->heads->n && pith_store_quantised(chosen->store)) return 0;
   return wanted >= 2 * most && most < last ? pith_min_size(wanted, last) : 0;
 }
 
-/* What is left goes into more points of heads, those first that cost most: at first up to sizes that were looked at,
- * then of any that are not whole. */
-static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool even, size_t *points) {
-  size_t *order = pith_allocate(context, s->count, sizeof *order), left = bytes;
-  if (!order) return PITH_E_MEMORY;
+/* order (s->count): the heads, those first that cost most. */
+static void order_by_cost(const spread *s, size_t *order) {
   for (size_t i = 0; i < s->count; i++) {
     size_t at = i;
     for (; at > 0 && chosen_of(s, order[at - 1])->cost < chosen_of(s, i)->cost; at--) order[at] = order[at - 1];
     order[at] = i;
+  }
+}
+
+/* What is left goes into more points of heads, in the order given: at first up to sizes that were looked at, then of
+ * any that are not whole. */
+static void fill_up(const spread *s, size_t bytes, bool even, const size_t *order, size_t *points) {
+  size_t left = bytes;
+  for (size_t i = 0; i < s->count; i++) {
     points[i] = chosen_of(s, i)->points;
     left -= chosen_of(s, i)->bytes;
   }
@@ -186,22 +191,9 @@ static pith_status fill_up(pith_context *context, spread *s, size_t bytes, bool 
     points[i] += more;
     left -= more * size;
   }
-  pith_release(context, order);
-  return PITH_OK;
 }
 
 /* ---- All heads ---- */
-
-/* The cost from which on a head is among those that get a closer look. */
-static pith_status find_least_cost(pith_context *context, const spread *s, double *least) {
-  double *cost = pith_allocate(context, s->count, sizeof *cost);
-  if (!cost) return PITH_E_MEMORY;
-  for (size_t i = 0; i < s->count; i++) cost[i] = chosen_of(s, i)->cost;
-  pith_sort_f64(cost, s->count);
-  *least = cost[s->count - pith_min_size(s->count, pith_max_size(CLOSER, s->count / ONE_IN))];
-  pith_release(context, cost);
-  return PITH_OK;
-}
 
 /* Heads that are looked at together. */
 typedef struct look_list {
@@ -214,13 +206,11 @@ static pith_status look_task(pith_context *context, void *argument, size_t index
   return look(context, list->s, list->head[index]);
 }
 
-/* Looks closer where it is worth it; *count: at so many heads. head (s->count) is room. */
-static pith_status look_closer(pith_context *context, spread *s, size_t *head, size_t *count) {
-  double least = 0;
+/* Looks closer, in the order given, where it is worth it; *count: at so many heads. head (s->count) is room. */
+static pith_status look_closer(pith_context *context, spread *s, const size_t *order, size_t *head, size_t *count) {
   *count = 0;
-  PITH_TRY(find_least_cost(context, s, &least));
-  for (size_t i = 0; i < s->count; i++) {
-    size_t most = closer_size(s, i, least);
+  for (size_t k = 0; k < pith_min_size(s->count, pith_max_size(CLOSER, s->count / ONE_IN)); k++) {
+    size_t i = order[k], most = closer_size(s, i);
     if (most == 0) continue;
     s->work[i].closer = true;
     s->work[i].most = most;
@@ -229,53 +219,64 @@ static pith_status look_closer(pith_context *context, spread *s, size_t *head, s
   return pith_parallel_tasks(context, "looking closer", *count, look_task, &(look_list){s, head});
 }
 
-static pith_status look_at_all(pith_context *context, spread *s, size_t bytes, bool even) {
-  size_t *head = pith_allocate(context, s->count, sizeof *head), count = s->count;
-  if (!head) return PITH_E_MEMORY;
+/* head (2 * s->count) is room. */
+static pith_status look_at_all(pith_context *context, spread *s, size_t bytes, bool even, size_t *head) {
+  size_t count = s->count, *order = head + s->count;
   for (size_t i = 0; i < s->count; i++) {
     head[i] = i;
     s->work[i].most = s->heads->n / FIRST_PART;
   }
-  pith_status status = pith_parallel_tasks(context, "looking at heads", count, look_task, &(look_list){s, head});
-  if (status == PITH_OK) status = choose(context, s, bytes, even);
-  for (int look = 1; status == PITH_OK && count > 0 && look < LOOKS; look++) {
-    status = look_closer(context, s, head, &count);
-    if (status == PITH_OK && count > 0) status = choose(context, s, bytes, even);
+  PITH_TRY(pith_parallel_tasks(context, "looking at heads", count, look_task, &(look_list){s, head}));
+  PITH_TRY(choose(context, s, bytes, even));
+  for (int look = 1; count > 0 && look < LOOKS; look++) {
+    order_by_cost(s, order);
+    PITH_TRY(look_closer(context, s, order, head, &count));
+    if (count > 0) PITH_TRY(choose(context, s, bytes, even));
   }
-  pith_release(context, head);
-  return status;
-}
-
-/* The cost from which on heads make up SHARE of all that refinement can lower. */
-static pith_status find_refined_cost(pith_context *context, const spread *s, double *least) {
-  double *cost = pith_allocate(context, s->count, sizeof *cost), total = 0, sum = 0;
-  if (!cost) return PITH_E_MEMORY;
-  for (size_t i = 0; i < s->count; i++) {
-    cost[i] = chosen_of(s, i)->points < s->heads->n ? chosen_of(s, i)->cost : 0;
-    total += cost[i];
-  }
-  pith_sort_f64(cost, s->count);
-  size_t i = s->count;
-  while (i > 0 && (sum < SHARE * total || s->count - i < CLOSER)) sum += cost[--i];
-  *least = i < s->count ? cost[i] : 0;
-  pith_release(context, cost);
   return PITH_OK;
 }
 
 typedef struct making {
-  spread *s;
-  size_t *points; /* of each head */
-  double refined_cost;
+  const spread *s;
+  size_t *order, *points; /* points of each head */
+  size_t refined;         /* so many heads of the order are refined with all steps, those with all rows left out */
   pith_summary *summary;
 } making;
 
-static pith_status make_head(pith_context *context, void *argument, size_t index) {
+static bool is_whole(const spread *s, size_t index) { return chosen_of(s, index)->points == s->heads->n; }
+
+/* How many heads make up SHARE of all that refinement can lower. */
+static size_t count_refined(const spread *s, const size_t *order) {
+  double total = 0, sum = 0;
+  size_t k = 0;
+  for (size_t i = 0; i < s->count; i++) total += is_whole(s, i) ? 0 : chosen_of(s, i)->cost;
+  for (size_t count = 0; k < s->count && (sum < SHARE * total || count < CLOSER); k++) {
+    if (is_whole(s, order[k])) continue;
+    sum += chosen_of(s, order[k])->cost;
+    count++;
+  }
+  return k;
+}
+
+static pith_effort effort_of(const making *m, size_t place) {
+  const spread *s = m->s;
+  size_t index = m->order[place], points = m->points[index];
+  pith_effort effort = s->best;
+  if (place >= m->refined || is_whole(s, index))
+    effort = (pith_effort){s->first.samples, FEWER_LESSONS, s->best.refine / FEWER_STEPS};
+  if (points > ALL_STEPS_POINTS) {
+    size_t steps = effort.refine * ALL_STEPS_POINTS / points;
+    effort.refine = pith_min_size(effort.refine, pith_max_size(steps, FEWEST_STEPS));
+  }
+  return effort;
+}
+
+static pith_status make_head(pith_context *context, void *argument, size_t place) {
   const making *m = argument;
   const spread *s = m->s;
+  size_t index = m->order[place];
   const pith_option *chosen = chosen_of(s, index);
-  pith_effort effort = s->best;
-  if (chosen->cost < m->refined_cost)
-    effort = (pith_effort){s->first.samples, FEWER_LESSONS, s->heads->options->refine / FEWER_STEPS};
+  pith_effort effort = effort_of(m, place);
   pith_job *job = NULL;
   PITH_TRY(pith_job_open(context, s->heads, &effort, false, index, &job));
   pith_status status = pith_job_prepare(context, job, m->points[index]);
@@ -285,15 +286,16 @@ static pith_status make_head(pith_context *context, void *argument, size_t index
   return status;
 }
 
-static pith_status make_all(pith_context *context, spread *s, size_t bytes, bool even, pith_summary *summary) {
-  making m = {s, pith_allocate(context, s->count, sizeof *m.points), 0, summary};
-  if (!m.points) return PITH_E_MEMORY;
-  pith_status status = fill_up(context, s, bytes, even, m.points);
-  if (status == PITH_OK) status = find_refined_cost(context, s, &m.refined_cost);
-  if (status == PITH_OK) status = pith_parallel_tasks(context, "compressing heads", s->count, make_head, &m);
-  if (status == PITH_OK) pith_heads_conclude(s->heads, summary);
-  pith_release(context, m.points);
-  return status;
+/* room (2 * s->count). Heads that take long come first, so that no thread is left with one of them at the end. */
+static pith_status make_all(pith_context *context, const spread *s, size_t bytes, bool even, size_t *room,
+                            pith_summary *summary) {
+  making m = {.s = s, .order = room, .points = room + s->count, .summary = summary};
+  order_by_cost(s, m.order);
+  fill_up(s, bytes, even, m.order, m.points);
+  m.refined = count_refined(s, m.order);
+  PITH_TRY(pith_parallel_tasks(context, "compressing heads", s->count, make_head, &m));
+  pith_heads_conclude(s->heads, summary);
+  return PITH_OK;
 }
 
 static size_t at_most(size_t samples, size_t most) { return samples ? pith_min_size(samples, most) : most; }
@@ -319,11 +321,13 @@ pith_status pith_spread(pith_context *context, const pith_heads *heads, size_t b
   s.work = pith_allocate_zero(context, s.count, sizeof *s.work);
   s.option = pith_allocate(context, s.count, MOST_OPTIONS * sizeof *s.option);
   s.chosen = pith_allocate_zero(context, s.count, sizeof *s.chosen);
-  pith_status status = s.work && s.option && s.chosen ? PITH_OK : PITH_E_MEMORY;
-  if (status == PITH_OK) status = look_at_all(context, &s, bytes, even);
-  if (status == PITH_OK) status = make_all(context, &s, bytes, even, summary);
+  size_t *room = pith_allocate(context, s.count, 2 * sizeof *room);
+  pith_status status = s.work && s.option && s.chosen && room ? PITH_OK : PITH_E_MEMORY;
+  if (status == PITH_OK) status = look_at_all(context, &s, bytes, even, room);
+  if (status == PITH_OK) status = make_all(context, &s, bytes, even, room, summary);
   pith_release(context, s.work);
   pith_release(context, s.option);
   pith_release(context, s.chosen);
+  pith_release(context, room);
   return status;
 }

@@ -12,9 +12,10 @@
 #include "linalg/linalg.h"
 
 enum { BALANCE_QUERIES = 64, REFITS = 2 };
-/* As in nystrom.c: ridge in parts of each point's own diagonal, least weight of a point, largest distance of a value
- * from the mean in parts of the largest there was. */
-static const double RIDGE = 1e-4, LEAST_WEIGHT = 1e-3, FARTHEST = 16;
+/* As in nystrom.c: least weight of a point, largest distance of a value from the mean in parts of the largest there
+ * was.
+ */
+static const double LEAST_WEIGHT = 1e-3, FARTHEST = 16;
 
 /* ---- Candidates ---- */
 
@@ -143,8 +144,6 @@ void pith_condensing_close(pith_context *context, condensing *c) {
 
 void pith_condense_part_close(pith_context *context, condense_part *t) {
   pith_pivots_free(context, t->pivots);
-  pith_release(context, t->factor);
-  pith_release(context, t->forward);
   pith_release(context, t->kernel.feature);
   pith_release(context, t->kernel.mapped);
   pith_release(context, t->kernel.log_scale);
@@ -187,54 +186,7 @@ pith_status pith_condense_choose(pith_context *context, const condensing *c, siz
                             pith_min_size(most, t->count), c->p->seed, c->p->object, &t->pivots);
 }
 
-pith_status pith_condense_factor(pith_context *context, const condensing *c, condense_part *t) {
-  const pith_pivots *v = t->pivots;
-  if (!v) return PITH_E_MEMORY; /* there is no part without pivots */
-  size_t count = v->count;
-  t->factor = pith_allocate(context, count * count, sizeof *t->factor);
-  t->forward = pith_allocate(context, count * c->columns, sizeof *t->forward);
-  if (!t->factor || !t->forward) return PITH_E_MEMORY;
-  for (size_t a = 0; a < count; a++) {
-    memcpy(t->factor + a * count, v->kernel + a * v->most, (a + 1) * sizeof *t->factor);
-    t->factor[a * count + a] *= 1 + RIDGE;
-  }
-  memcpy(t->forward, v->target, count * c->columns * sizeof *t->forward);
-  if (count == 0) return PITH_OK;
-  PITH_TRY(pith_cholesky_f64(context, t->factor, count, count));
-  pith_triangular_solve_f64(t->factor, count, count, PITH_PLAIN, t->forward, c->columns, c->columns);
-  return PITH_OK;
-}
-
 /* ---- Points ---- */
-
-/* fit (count, columns) of the pivots named by active[]. */
-static pith_status fit_active(pith_context *context, const condensing *c, const condense_part *t, const size_t *active,
-                              size_t count, double *fit) {
-  const pith_pivots *v = t->pivots;
-  double *matrix = pith_allocate(context, count * count, sizeof *matrix);
-  if (!matrix) return PITH_E_MEMORY;
-  for (size_t a = 0; a < count; a++) {
-    for (size_t b = 0; b <= a; b++) matrix[a * count + b] = v->kernel[active[a] * v->most + active[b]];
-    matrix[a * count + a] *= 1 + RIDGE;
-    memcpy(fit + a * c->columns, v->target + active[a] * c->columns, c->columns * sizeof *fit);
-  }
-  pith_status status = pith_cholesky_f64(context, matrix, count, count);
-  if (status == PITH_OK) pith_cholesky_solve_f64(matrix, count, count, fit, c->columns, c->columns);
-  pith_release(context, matrix);
-  return status;
-}
-
-/* Points of too little weight make room for the next pivots. Returns how many did. */
-static size_t replace_weightless(const condensing *c, const condense_part *t, const double *fit, size_t *active,
-                                 size_t *count, size_t *next) {
-  size_t kept = 0, wanted = *count;
-  for (size_t a = 0; a < wanted; a++)
-    if (fit[a * c->columns + c->columns - 1] / c->balance >= LEAST_WEIGHT) active[kept++] = active[a];
-  size_t dropped = wanted - kept;
-  while (kept < wanted && *next < t->pivots->count) active[kept++] = (*next)++;
-  *count = kept;
-  return dropped;
-}
 
 static void append_row(const condensing *c, size_t place, pith_points *points) {
   pith_points_append(points, c->p, c->row[place], pith_problem_log_weight(c->p, c->row[place]));
@@ -253,19 +205,11 @@ static void append_fitted(const condensing *c, const double *fit, size_t place, 
 /* Appends the candidates from place `first` on as they are, and up to `count` points at the pivots of the part. */
 static pith_status take(pith_context *context, const condensing *c, const condense_part *t, size_t first, size_t count,
                         pith_points *points) {
-  size_t next = count = pith_min_size(count, t->pivots->count);
   size_t *active = pith_allocate(context, count, sizeof *active);
-  double *fit = pith_allocate(context, count * c->columns, sizeof *fit);
-  pith_status status = active && fit ? PITH_OK : PITH_E_MEMORY;
-  for (size_t a = 0; status == PITH_OK && a < count; a++) active[a] = a;
-  if (status == PITH_OK) {
-    memcpy(fit, t->forward, count * c->columns * sizeof *fit);
-    pith_triangular_solve_f64(t->factor, count, t->pivots->count, PITH_TRANSPOSED, fit, c->columns, c->columns);
-  }
-  for (int refit = 0; status == PITH_OK && refit < REFITS; refit++) {
-    if (replace_weightless(c, t, fit, active, &count, &next) == 0) break;
-    status = fit_active(context, c, t, active, count, fit);
-  }
+  double *fit = pith_allocate(context, count, c->columns * sizeof *fit);
+  pith_status status = PITH_E_MEMORY;
+  if (active && fit)
+    status = pith_pivots_fit(context, t->pivots, LEAST_WEIGHT * c->balance, REFITS, &count, active, fit);
   for (size_t i = first; status == PITH_OK && i < c->rows; i++) append_row(c, i, points);
   for (size_t a = 0; status == PITH_OK && a < count; a++)
     append_fitted(c, fit + a * c->columns, t->place[t->pivots->row[active[a]]], points);
@@ -282,7 +226,7 @@ static pith_status condense(pith_context *context, const condensing *c, size_t w
   condense_part part;
   pith_status status = pith_condense_gather(context, c, place, count, &part);
   if (status == PITH_OK) status = pith_condense_choose(context, c, pivots + pivots / 8 + 8, &part);
-  if (status == PITH_OK) status = pith_condense_factor(context, c, &part);
+  if (status == PITH_OK) status = pith_pivots_factor(context, part.pivots);
   if (status == PITH_OK) status = take(context, c, &part, count, pivots, points);
   pith_condense_part_close(context, &part);
   pith_release(context, place);

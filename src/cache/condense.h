@@ -32,16 +32,12 @@ typedef struct condense_part {
   float *coefficients;
   double *importance;
   pith_pivots *pivots;
-  double *factor, *forward; /* of all pivots: (pivots, pivots), (pivots, columns) */
 } condense_part;
 
 /* The `count` candidates at place[]; then up to `most` pivots of them. Close the part also after a failure. */
 pith_status pith_condense_gather(pith_context *context, const condensing *c, const size_t *place, size_t count,
                                  condense_part *out);
 pith_status pith_condense_choose(pith_context *context, const condensing *c, size_t most, condense_part *part);
-/* The Cholesky factor of the pivots' kernel, and their targets solved forward with it: coordinates in an orthogonal
- * basis, so that the first pivots have the first coordinates, however many there are. */
-pith_status pith_condense_factor(pith_context *context, const condensing *c, condense_part *part);
 void pith_condense_part_close(pith_context *context, condense_part *part);
 
 #endif

@@ -173,10 +173,10 @@ static void try_part(pith_context *context, trials *t, const condense_part *p, s
     const float *feature = t->kernel->feature + c->row[p->place[p->pivots->row[k]]] * held;
     for (size_t r = 0; r < held; r++) t->basis[k * held + r] = factor * feature[r];
   }
-  pith_triangular_solve_f64(p->factor, count, count, PITH_PLAIN, t->basis, held, held);
+  pith_triangular_solve_f64(p->pivots->factor, count, count, PITH_PLAIN, t->basis, held, held);
   for (size_t size = pith_min_size(first, count);; size = pith_min_size(size + pith_max_size(4, size / 2), count)) {
     pith_gemm_f64(context, PITH_TRANSPOSED, PITH_PLAIN, held, c->columns, size - done, -1, t->basis + done * held, held,
-                  p->forward + done * c->columns, c->columns, 1, t->left, c->columns);
+                  p->pivots->forward + done * c->columns, c->columns, 1, t->left, c->columns);
     done = size;
     pith_cache_menu_size(&t->sizes, stay + size, error_left(t));
     if (size == count) return;
@@ -193,7 +193,7 @@ static pith_status try_size(pith_context *context, trials *t, size_t others, siz
   pith_status status = gather_sample(context, t, others, &part);
   if (status == PITH_OK) status = pith_condense_choose(context, c, pivots, &part);
   if (status == PITH_OK) status = aim_at_all(context, t, &part);
-  if (status == PITH_OK) status = pith_condense_factor(context, c, &part);
+  if (status == PITH_OK) status = pith_pivots_factor(context, part.pivots);
   if (status == PITH_OK) try_part(context, t, &part, c->rows - others, others == c->rows ? 0 : part.pivots->count);
   pith_condense_part_close(context, &part);
   return status;

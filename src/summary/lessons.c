@@ -1,9 +1,8 @@
 /* lessons.c - the answers that refinement works towards. */
-#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "attention/attention.h"
 #include "summary/refine.h"
 
 enum { PANEL = 64 };
@@ -16,26 +15,16 @@ typedef struct lesson_work {
   float *scratch;                          /* (threads, PANEL, n) */
 } lesson_work;
 
-/* Adds rows begin .. end-1 to the answers of a panel, whose parts so far have masses exp(log_mass); -inf: none. */
-static void see_rows(const lesson_work *w, const float *queries, size_t count, size_t begin, size_t end, float *weight,
-                     float *log_mass, float *answer) {
-  const pith_kernels *kernels = pith_kernels_active();
-  size_t d = w->problem->d, dv = w->problem->dv, rows = end - begin;
-  if (rows == 0) return;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)rows, (int)d, 1, queries, (int)d,
-              w->keys + begin * d, (int)d, 0, weight, (int)rows);
-  for (size_t r = 0; r < count; r++) {
-    float *row = weight + r * rows;
-    if (w->log_weight) kernels->axpy(1, w->log_weight + begin, row, rows);
-    float largest = fmaxf(kernels->max(row, rows), log_mass[r]);
-    float sum = kernels->exp_sum(row, rows, -largest), before = expf(log_mass[r] - largest);
-    float factor = 1 / (sum + before);
-    for (size_t i = 0; i < rows; i++) row[i] *= factor;
-    for (size_t j = 0; j < dv; j++) answer[r * dv + j] *= before * factor;
-    log_mass[r] = largest + logf(sum + before);
-  }
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)dv, (int)rows, 1, weight, (int)rows,
-              w->values + begin * dv, (int)dv, 1, answer, (int)dv);
+/* Rows begin .. end-1. */
+static pith_rows rows_of(const lesson_work *w, size_t begin, size_t end) {
+  size_t d = w->problem->d, dv = w->problem->dv;
+  return (pith_rows){.keys = w->keys + begin * d,
+                     .values = w->values + begin * dv,
+                     .dtype = PITH_F32,
+                     .count = end - begin,
+                     .d = d,
+                     .dv = dv,
+                     .log_weight = w->log_weight ? w->log_weight + begin : NULL};
 }
 
 /* One panel of queries: the near keys, the exact rows, then all. */
@@ -55,10 +44,11 @@ static void learn_panel(void *argument, size_t index, int thread) {
     for (size_t j = 0; j < dv; j++)
       fixed[r * dv + j] = local ? model->local_answer[(begin + r) * dv + j] - lessons->value_mean[j] : 0;
   }
-  see_rows(w, queries, count, 0, w->exact, weight, fixed_log_mass, fixed);
+  pith_rows exact = rows_of(w, 0, w->exact), others = rows_of(w, w->exact, p->n);
+  pith_attend_panel(&exact, queries, count, weight, fixed_log_mass, fixed);
   memcpy(answer, fixed, count * dv * sizeof *answer);
   memcpy(log_mass, fixed_log_mass, count * sizeof *log_mass);
-  see_rows(w, queries, count, w->exact, p->n, weight, log_mass, answer);
+  pith_attend_panel(&others, queries, count, weight, log_mass, answer);
 }
 
 static pith_status fill(pith_context *context, const pith_problem *problem, const double *value_mean,

@@ -4,15 +4,12 @@
  * key i under the query model. Pivots are chosen by randomly pivoted Cholesky; M is then projected on
  * their span, which gives each pivot a value and a weight. */
 #include <math.h>
-#include <string.h>
 
 #include "linalg/linalg.h"
 #include "summary/engine.h"
 #include "summary/pivots.h"
 #include "summary/refine.h"
 
-/* Ridge, in parts of each point's own diagonal: a far key of a ball kernel may weigh 10^4 times as much as another. */
-static const double RIDGE = 1e-4;
 /* Points that stand for less than this many tokens are dropped and the rest refitted. */
 static const double LEAST_WEIGHT = 1e-3;
 enum { REFITS = 4, MOMENT_QUERIES = 256 };
@@ -122,6 +119,7 @@ static pith_status prepare_state(pith_context *context, const pith_problem *prob
     weigh_rows(problem, state, coefficients, importance);
     status = pith_pivots_choose(context, kernel, importance, coefficients, columns, most, problem->seed,
                                 problem->object, &state->pivots);
+    if (status == PITH_OK) status = pith_pivots_factor(context, state->pivots);
   }
   pith_release(context, coefficients);
   pith_release(context, importance);
@@ -154,33 +152,6 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   return status;
 }
 
-/* fit (count, columns) = (K + ridge)^-1 target over the pivots named by active[]. */
-static pith_status fit_points(pith_context *context, const pith_pivots *pivots, const size_t *active, size_t count,
-                              double *matrix, double *fit) {
-  for (size_t a = 0; a < count; a++) {
-    for (size_t b = 0; b <= a; b++) {
-      size_t row = active[a] > active[b] ? active[a] : active[b], column = active[a] + active[b] - row;
-      matrix[a * count + b] = pivots->kernel[row * pivots->most + column];
-    }
-    matrix[a * count + a] *= 1 + RIDGE;
-    memcpy(fit + a * pivots->columns, pivots->target + active[a] * pivots->columns, pivots->columns * sizeof *fit);
-  }
-  PITH_TRY(pith_cholesky_f64(context, matrix, count, count));
-  pith_cholesky_solve_f64(matrix, count, count, fit, pivots->columns, pivots->columns);
-  return PITH_OK;
-}
-
-/* Drops points of too little weight and takes the next unused pivots instead. Returns how many were dropped. */
-static size_t replace_weightless(const nystrom *state, const double *fit, size_t *active, size_t *count, size_t *next) {
-  size_t columns = state->pivots->columns, kept = 0, wanted = *count;
-  for (size_t a = 0; a < wanted; a++)
-    if (fit[a * columns + columns - 1] / state->balance >= LEAST_WEIGHT) active[kept++] = active[a];
-  size_t dropped = wanted - kept;
-  while (kept < wanted && *next < state->pivots->count) active[kept++] = (*next)++;
-  *count = kept;
-  return dropped;
-}
-
 static void write_points(const pith_problem *problem, const nystrom *state, const double *fit, const size_t *active,
                          size_t count, pith_points *points) {
   size_t dv = problem->dv;
@@ -209,19 +180,13 @@ static pith_status refine_points(pith_context *context, const pith_problem *prob
 static pith_status take(pith_context *context, const pith_problem *problem, void *opaque, size_t count,
                         pith_points *points) {
   nystrom *state = opaque;
-  size_t columns = problem->dv + 1, next = count = pith_min_size(count, state->pivots->count);
   size_t *active = pith_allocate(context, count, sizeof *active);
-  double *matrix = pith_allocate(context, count * count, sizeof *matrix);
-  double *fit = pith_allocate(context, count * columns, sizeof *fit);
-  pith_status status = !active || !matrix || !fit ? PITH_E_MEMORY : PITH_OK;
-  for (size_t a = 0; status == PITH_OK && a < count; a++) active[a] = a;
-  for (int refit = 0; status == PITH_OK; refit++) {
-    status = fit_points(context, state->pivots, active, count, matrix, fit);
-    if (status < 0 || refit == REFITS || replace_weightless(state, fit, active, &count, &next) == 0) break;
-  }
+  double *fit = pith_allocate(context, count, (problem->dv + 1) * sizeof *fit);
+  pith_status status = PITH_E_MEMORY;
+  if (active && fit)
+    status = pith_pivots_fit(context, state->pivots, LEAST_WEIGHT * state->balance, REFITS, &count, active, fit);
   if (status == PITH_OK) write_points(problem, state, fit, active, count, points);
   pith_release(context, active);
-  pith_release(context, matrix);
   pith_release(context, fit);
   if (status < 0 || problem->refine == 0 || problem->model->kind != PITH_QUERIES_SAMPLES) return status;
   if (!state->lessons) status = pith_lessons_create(context, problem, state->value_mean, &state->lessons);

@@ -215,5 +215,7 @@ void pith_pivots_free(pith_context *context, pith_pivots *pivots) {
   pith_release(context, pivots->row);
   pith_release(context, pivots->kernel);
   pith_release(context, pivots->target);
+  pith_release(context, pivots->factor);
+  pith_release(context, pivots->forward);
   pith_release(context, pivots);
 }
