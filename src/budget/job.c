@@ -40,6 +40,7 @@ static pith_status make_model(pith_context *context, const pith_heads *heads, co
   const pith_array *queries = heads->queries;
   size_t group = heads->group;
   bool leave_out = choose && !heads->later_queries;
+  bool refines = effort->refine > 0 && heads->engine == &pith_engine_nystrom;
   pith_array *views = pith_allocate(context, group, sizeof *views);
   if (!views) return PITH_E_MEMORY;
   for (size_t j = 0; j < group; j++) views[j] = pith_array_head(queries, job->layer, job->head * group + j);
@@ -50,7 +51,7 @@ static pith_status make_model(pith_context *context, const pith_heads *heads, co
                               .keys = job->problem.n,
                               .key_rows = job->keys,
                               .value_rows = job->values,
-                              .lessons = effort->refine == 0 ? 0 : effort->lessons,
+                              .lessons = refines ? effort->lessons : 0,
                               .spare = leave_out ? CHOOSERS : 0,
                               .scale = softmax_scale(options, job->problem.d),
                               .rho = options->rho,
