@@ -205,14 +205,15 @@ static void append_fitted(const condensing *c, const double *fit, size_t place, 
 /* Appends the candidates from place `first` on as they are, and up to `count` points at the pivots of the part. */
 static pith_status take(pith_context *context, const condensing *c, const condense_part *t, size_t first, size_t count,
                         pith_points *points) {
+  const pith_pivots *v = t->pivots;
+  if (!v) return PITH_E_MEMORY; /* there is no part without pivots */
   size_t *active = pith_allocate(context, count, sizeof *active);
   double *fit = pith_allocate(context, count, c->columns * sizeof *fit);
   pith_status status = PITH_E_MEMORY;
-  if (active && fit)
-    status = pith_pivots_fit(context, t->pivots, LEAST_WEIGHT * c->balance, REFITS, &count, active, fit);
+  if (active && fit) status = pith_pivots_fit(context, v, LEAST_WEIGHT * c->balance, REFITS, &count, active, fit);
   for (size_t i = first; status == PITH_OK && i < c->rows; i++) append_row(c, i, points);
   for (size_t a = 0; status == PITH_OK && a < count; a++)
-    append_fitted(c, fit + a * c->columns, t->place[t->pivots->row[active[a]]], points);
+    append_fitted(c, fit + a * c->columns, t->place[v->row[active[a]]], points);
   pith_release(context, active);
   pith_release(context, fit);
   return status;
