@@ -110,7 +110,7 @@ static double error_of(const head *h, const pith_points *points) {
 /* Rows that stay are those of the largest shares; the others are what the twin fits at the same pivots. Yields how far
  * weights and values are off, in parts of the largest of each; the twin forgets row `without`, unless it is N. */
 static double compare(pith_context *context, head *h, size_t wanted, size_t without) {
-  size_t most_fitted = wanted < CONDENSE_PIVOTS ? wanted : CONDENSE_PIVOTS, stay = wanted - most_fitted;
+  size_t most_fitted = wanted < CONDENSE_FITTED ? wanted : CONDENSE_FITTED, stay = wanted - most_fitted;
   pith_points *points = h->work.points;
   points->count = 0;
   assert_ok(context, pith_cache_condense(context, &h->work, wanted));
@@ -131,8 +131,8 @@ static double compare(pith_context *context, head *h, size_t wanted, size_t with
     if (part[i]) most = fmax(most, h->twin.share[i]);
   assert_true(stay == 0 || most <= least * (1 + 1e-4)); /* shares are worked out in f32 */
   if (without < N) part[without] = false;
-  size_t pivot[CONDENSE_PIVOTS];
-  double weight[CONDENSE_PIVOTS], value[CONDENSE_PIVOTS * DV], off = 0, heaviest = 0, largest = 0;
+  size_t pivot[CONDENSE_FITTED];
+  double weight[CONDENSE_FITTED], value[CONDENSE_FITTED * DV], off = 0, heaviest = 0, largest = 0;
   for (size_t i = 0; i < fitted; i++) pivot[i] = (size_t)points->index[stay + i];
   reference_condense_fit(&h->twin, part, pivot, fitted, weight, value);
   for (size_t i = 0; i < fitted; i++) {

@@ -63,17 +63,28 @@ static int teardown(void **state) {
   return 0;
 }
 
+static pith_features create(pith_context *context, const pith_feature_source *source) {
+  pith_features features;
+  assert_ok(context, pith_features_create(context, source, &features));
+  return features;
+}
+
+static void destroy(pith_context *context, pith_features *features) {
+  pith_release(context, features->feature);
+  pith_release(context, features->diagonal);
+}
+
 static void test_all(void **state) {
   fixture *f = *state;
-  size_t count = 0, all = f->model->fit_count;
-  float *feature = NULL;
+  size_t all = f->model->fit_count;
   f->source.most = all;
-  assert_ok(f->context, pith_features_create(f->context, &f->source, &feature, &count));
-  assert_int_equal(count, all);
+  pith_features features = create(f->context, &f->source);
+  assert_int_equal(features.count, all);
+  assert_null(features.diagonal);
   for (size_t i = 0; i < N; i++)
     for (size_t r = 0; r < all; r++)
-      assert_float_equal(feature[i * all + r] * sqrt((double)all), f->weight[r * N + i], 1e-5);
-  pith_release(f->context, feature);
+      assert_float_equal(features.feature[i * all + r] * sqrt((double)all), f->weight[r * N + i], 1e-5);
+  destroy(f->context, &features);
   f->source.most = MOST;
 }
 
@@ -122,10 +133,10 @@ static void test_chances(void **state) {
   size_t *times = calloc(all, sizeof *times);
   find_chances(f, chance);
   for (size_t seed = 0; seed < SEEDS; seed++) {
-    size_t count = 0;
-    float *feature = NULL;
     f->source.seed = seed;
-    assert_ok(f->context, pith_features_create(f->context, &f->source, &feature, &count));
+    pith_features features = create(f->context, &f->source);
+    size_t count = features.count;
+    const float *feature = features.feature;
     assert_in_range(count, MOST - 1, MOST + 1);
     for (size_t c = 0; c < count; c++) {
       double factor = 0;
@@ -133,7 +144,7 @@ static void test_chances(void **state) {
       times[r]++;
       assert_float_equal(factor * factor * chance[r] * (double)all, 1, 1e-3);
     }
-    pith_release(f->context, feature);
+    destroy(f->context, &features);
   }
   for (size_t r = 0; r < all; r++) {
     double deviation = sqrt(SEEDS * chance[r] * (1 - chance[r]));
@@ -152,10 +163,10 @@ static void test_mean(void **state) {
   size_t all = f->model->fit_count;
   double sum[2][SAMPLED * SAMPLED] = {{0}}, squares[2][SAMPLED * SAMPLED] = {{0}}, worst[2] = {0};
   for (size_t seed = 0; seed < SEEDS; seed++) {
-    size_t count = 0;
-    float *feature = NULL;
     f->source.seed = seed;
-    assert_ok(f->context, pith_features_create(f->context, &f->source, &feature, &count));
+    pith_features features = create(f->context, &f->source);
+    size_t count = features.count;
+    const float *feature = features.feature;
     double factor[MOST + 1] = {0};
     for (size_t c = 0; c < count; c++)
       for (size_t i = 0; i < N; i++) factor[c] += feature[i * count + c];
@@ -172,7 +183,7 @@ static void test_mean(void **state) {
       sum[1][a] += alike / SEEDS;
       squares[1][a] += alike * alike / SEEDS;
     }
-    pith_release(f->context, feature);
+    destroy(f->context, &features);
   }
   for (size_t a = 0; a < SAMPLED * SAMPLED; a++) {
     double exact = 0;
@@ -187,18 +198,37 @@ static void test_mean(void **state) {
   assert_true(worst[1] > 10);
 }
 
+/* The diagonal is that of all queries, whichever are drawn. The control: the features of those drawn miss it. */
+static void test_diagonal(void **state) {
+  fixture *f = *state;
+  size_t all = f->model->fit_count;
+  f->source.seed = 3;
+  pith_features features = create(f->context, &f->source);
+  double missed = 0;
+  for (size_t i = 0; i < N; i++) {
+    double exact = 0, drawn = 0;
+    for (size_t r = 0; r < all; r++) exact += f->weight[r * N + i] * f->weight[r * N + i] / (double)all;
+    for (size_t c = 0; c < features.count; c++) {
+      double x = features.feature[i * features.count + c];
+      drawn += x * x;
+    }
+    assert_true(fabs(features.diagonal[i] - exact) <= 1e-5 * exact);
+    missed = fmax(missed, fabs(drawn - exact) / exact);
+  }
+  assert_true(missed > 0.05);
+  destroy(f->context, &features);
+}
+
 static void test_threads(void **state) {
   fixture *f = *state;
-  size_t count[2];
-  float *feature[2];
   pith_context *other = test_context(1);
   f->source.seed = 3;
-  assert_ok(f->context, pith_features_create(f->context, &f->source, &feature[0], &count[0]));
-  assert_ok(other, pith_features_create(other, &f->source, &feature[1], &count[1]));
-  assert_int_equal(count[0], count[1]);
-  assert_memory_equal(feature[0], feature[1], N * count[0] * sizeof(float));
-  pith_release(f->context, feature[0]);
-  pith_release(other, feature[1]);
+  pith_features a = create(f->context, &f->source), b = create(other, &f->source);
+  assert_int_equal(a.count, b.count);
+  assert_memory_equal(a.feature, b.feature, N * a.count * sizeof(float));
+  assert_memory_equal(a.diagonal, b.diagonal, N * sizeof(float));
+  destroy(f->context, &a);
+  destroy(other, &b);
   pith_context_free(other);
 }
 
@@ -207,20 +237,18 @@ static void test_nothing_seen(void **state) {
   fixture *f = *state;
   uint8_t exact[N];
   memset(exact, 1, sizeof exact);
-  size_t count = 1;
-  float *feature = NULL;
   f->source.exact = exact;
-  assert_ok(f->context, pith_features_create(f->context, &f->source, &feature, &count));
-  assert_int_equal(count, 0);
-  pith_release(f->context, feature);
+  pith_features features = create(f->context, &f->source);
+  assert_int_equal(features.count, 0);
+  destroy(f->context, &features);
   f->source.exact = f->exact;
 }
 
 int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_all),     cmocka_unit_test(test_chances),      cmocka_unit_test(test_mean),
-      cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing_seen),
+      cmocka_unit_test(test_all),      cmocka_unit_test(test_chances), cmocka_unit_test(test_mean),
+      cmocka_unit_test(test_diagonal), cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing_seen),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -133,6 +133,7 @@ static pith_status open_job(pith_context *context, const pith_heads *heads, cons
   p->d = k.shape[1];
   p->dv = v.shape[1];
   p->refine = effort->refine;
+  p->lessons = effort->lessons;
   p->seed = job->options->seed;
   p->object = (uint32_t)(job->layer * heads->heads + job->head);
   p->keys = job->keys = pith_allocate(context, p->n * p->d, sizeof(float));

@@ -21,8 +21,8 @@ enum { SMALLEST = 8, MOST_SIZES = 32, MOST_STORES = 3, MOST_OPTIONS = 2 * MOST_S
 /* A closer look is for the heads that cost most: so many, or one in so many where that is more. */
 enum { CLOSER = 8, ONE_IN = 8 };
 
-/* Refinement leaves this part of the error that points have before they are stored (measured: .2 to .4). */
-static const double REFINED = 0.3;
+/* Refinement leaves this part of the error that points have before they are stored (measured: .4 to .7). */
+static const double REFINED = 0.55;
 /* Heads that make up this share of the cost, and CLOSER at least, are made with full effort, the others refined with
  * one step in so many. A step takes as long as there are points: beyond so many points steps become fewer, which bounds
  * the time that a head takes (measured: a third of it at a quarter of all bytes, for a twentieth more error). */

@@ -1,6 +1,6 @@
 /* trials.c - what a head would err with other numbers of points, when they are condensed.
  *
- * A trial: rows that contribute most stay, and CONDENSE_PIVOTS of the others stand for all others. What those others
+ * A trial: rows that contribute most stay, and CONDENSE_FITTED of the others stand for all others. What those others
  * give to the held-out queries, and to the queries to fit, are sums over rows in the order of what they contribute, so
  * that all trials together go through the rows once; pivots are chosen from a sample of the rows. In an orthogonal
  * basis of the pivots the error of every number of them is a running sum. */
@@ -25,7 +25,7 @@ static const double LEAST_SHARE = 0.05;
 static const float NOTHING = -60;
 
 typedef struct trials {
-  const condensing *c;
+  const pith_candidates *c;
   size_t held, fit;     /* queries */
   pith_kernel *kernel;  /* of the queries held out */
   float *answer;        /* (held, dv): of all rows, from the mean value */
@@ -33,7 +33,7 @@ typedef struct trials {
   float *given, *taken; /* (held, columns), (fit, columns): sums of feature * coefficients */
   float *gathered;      /* (BLOCK, the more of held and fit) */
   double *left;         /* (held, columns): what is not yet explained */
-  double *basis;        /* (CONDENSE_PIVOTS, held) */
+  double *basis;        /* (CONDENSE_FITTED, held) */
   pith_cache_sizes sizes;
 } trials;
 
@@ -49,7 +49,7 @@ static void close_trials(pith_context *context, trials *t) {
 
 /* out (queries, columns) += factor * feature^T coefficients, over candidates from..to-1 of the order. */
 static void add_rows(pith_context *context, const trials *t, const pith_kernel *k, size_t from, size_t to, float *out) {
-  const condensing *c = t->c;
+  const pith_candidates *c = t->c;
   size_t queries = k->features;
   for (size_t at = from; at < to; at += BLOCK) {
     size_t count = pith_min_size(BLOCK, to - at);
@@ -62,8 +62,8 @@ static void add_rows(pith_context *context, const trials *t, const pith_kernel *
 
 /* Answers of all rows from the mean value: candidates have coefficients, exact rows weigh 1. */
 static pith_status answer_held(pith_context *context, trials *t) {
-  const condensing *c = t->c;
-  const pith_problem *p = c->p;
+  const pith_candidates *c = t->c;
+  const pith_problem *p = c->problem;
   size_t dv = p->dv;
   float *all = pith_allocate_zero(context, t->held * c->columns + dv, sizeof *all);
   if (!all) return PITH_E_MEMORY;
@@ -82,19 +82,19 @@ static pith_status answer_held(pith_context *context, trials *t) {
   return PITH_OK;
 }
 
-static pith_status open_trials(pith_context *context, const condensing *c, trials *t) {
-  const cache_queries *queries = &c->w->queries;
-  pith_query_model model = *c->p->model;
-  size_t held = model.fit_count = queries->held_count, fit = c->kernel->features, dv = c->p->dv;
+static pith_status open_trials(pith_context *context, const pith_candidates *c, const cache_queries *queries,
+                               trials *t) {
+  pith_query_model model = *c->problem->model;
+  size_t held = model.fit_count = queries->held_count, fit = c->kernel->features, dv = c->problem->dv;
   model.fit = queries->held;
   *t = (trials){.c = c, .held = held, .fit = fit};
-  PITH_TRY(pith_kernel_create(context, &model, c->p->keys, c->p->log_weight, c->p->n, &t->kernel));
+  PITH_TRY(pith_kernel_create(context, &model, c->problem->keys, c->problem->log_weight, c->problem->n, &t->kernel));
   t->answer = pith_allocate(context, held * dv, sizeof *t->answer);
   t->given = pith_allocate_zero(context, held * c->columns, sizeof *t->given);
   t->taken = pith_allocate_zero(context, fit * c->columns, sizeof *t->taken);
   t->gathered = pith_allocate(context, BLOCK * pith_max_size(held, fit), sizeof *t->gathered);
   t->left = pith_allocate(context, held * c->columns, sizeof *t->left);
-  t->basis = pith_allocate(context, CONDENSE_PIVOTS * held, sizeof *t->basis);
+  t->basis = pith_allocate(context, CONDENSE_FITTED * held, sizeof *t->basis);
   if (!t->answer || !t->given || !t->taken || !t->gathered || !t->left || !t->basis) return PITH_E_MEMORY;
   return answer_held(context, t);
 }
@@ -103,8 +103,8 @@ static pith_status open_trials(pith_context *context, const condensing *c, trial
 
 /* Candidates to choose pivots from, of the first `count`: where those are many, so many that one is taken for each
  * equal share of what they contribute. What stands for more in such a sample is likelier to be chosen. */
-static pith_status gather_sample(pith_context *context, const trials *t, size_t count, condense_part *part) {
-  const condensing *c = t->c;
+static pith_status gather_sample(pith_context *context, const trials *t, size_t count, pith_part *part) {
+  const pith_candidates *c = t->c;
   size_t place[SAMPLE], taken = 0;
   double total = 0, sum = 0, step;
   for (size_t i = 0; i < count; i++) total += c->share[i];
@@ -114,7 +114,7 @@ static pith_status gather_sample(pith_context *context, const trials *t, size_t 
     sum += c->share[i];
     if (count <= SAMPLE || floor(sum / step) > before) place[taken++] = i;
   }
-  PITH_TRY(pith_condense_gather(context, c, place, taken, part));
+  PITH_TRY(pith_part_gather(context, c, place, taken, part));
   pith_kernel *k = &part->kernel;
   for (size_t i = 0; i < taken; i++) {
     k->diagonal[i] -=
@@ -128,7 +128,7 @@ static pith_status gather_sample(pith_context *context, const trials *t, size_t 
 }
 
 /* Targets of the pivots: over all rows that they stand for, not over the sample alone. */
-static pith_status aim_at_all(pith_context *context, const trials *t, condense_part *part) {
+static pith_status aim_at_all(pith_context *context, const trials *t, pith_part *part) {
   const pith_pivots *v = part->pivots;
   size_t columns = t->c->columns, fit = t->fit;
   float *feature = pith_allocate(context, v->count, (fit + columns) * sizeof *feature);
@@ -146,8 +146,8 @@ static pith_status aim_at_all(pith_context *context, const trials *t, condense_p
 /* Mean over held-out queries of the squared error, and its standard error on top: a few queries may see little of the
  * worst. */
 static double error_left(const trials *t) {
-  const condensing *c = t->c;
-  size_t dv = c->p->dv;
+  const pith_candidates *c = t->c;
+  size_t dv = c->problem->dv;
   double sum = 0, squares = 0;
   for (size_t r = 0; r < t->held; r++) {
     const double *left = t->left + r * c->columns;
@@ -164,8 +164,8 @@ static double error_left(const trials *t) {
 }
 
 /* Errors with the first so many pivots of a part beside `stay` rows, from `first` on in growing numbers. */
-static void try_part(pith_context *context, trials *t, const condense_part *p, size_t stay, size_t first) {
-  const condensing *c = t->c;
+static void try_part(pith_context *context, trials *t, const pith_part *p, size_t stay, size_t first) {
+  const pith_candidates *c = t->c;
   size_t held = t->held, done = 0, count = p->pivots->count;
   float factor = sqrtf((float)held);
   for (size_t i = 0; i < held * c->columns; i++) t->left[i] = factor * t->given[i];
@@ -185,24 +185,24 @@ static void try_part(pith_context *context, trials *t, const condense_part *p, s
 
 /* The first `others` candidates become points, the others stay. Smaller sizes come later, with more others. */
 static pith_status try_size(pith_context *context, trials *t, size_t others, size_t pivots) {
-  const condensing *c = t->c;
+  const pith_candidates *c = t->c;
   add_rows(context, t, c->kernel, t->added, others, t->taken);
   add_rows(context, t, t->kernel, t->added, others, t->given);
   t->added = others;
-  condense_part part;
+  pith_part part;
   pith_status status = gather_sample(context, t, others, &part);
-  if (status == PITH_OK) status = pith_condense_choose(context, c, pivots, &part);
+  if (status == PITH_OK) status = pith_part_choose(context, c, part.count, pivots, &part);
   if (status == PITH_OK) status = aim_at_all(context, t, &part);
   if (status == PITH_OK) status = pith_pivots_factor(context, part.pivots);
   if (status == PITH_OK) try_part(context, t, &part, c->rows - others, others == c->rows ? 0 : part.pivots->count);
-  pith_condense_part_close(context, &part);
+  pith_part_close(context, &part);
   return status;
 }
 
 /* Sizes from large to small, the last without rows that stay. */
 static pith_status try_all(pith_context *context, trials *t) {
   size_t rows = t->c->rows, size[MOST_TRIALS], count = 0;
-  size_t smallest = pith_min_size(CONDENSE_PIVOTS, (rows + 1) / 2);
+  size_t smallest = pith_min_size(CONDENSE_FITTED, (rows + 1) / 2);
   double next = (double)smallest;
   for (; count == 0 || (count < MOST_TRIALS && next < (double)rows); next *= GROWTH) size[count++] = (size_t)next;
   while (count-- > 0) PITH_TRY(try_size(context, t, rows - (size[count] - smallest), smallest));
@@ -210,13 +210,13 @@ static pith_status try_all(pith_context *context, trials *t) {
 }
 
 pith_status pith_cache_try_sizes(pith_context *context, cache_work *w) {
-  condensing c;
+  pith_candidates c;
   trials t = {0};
   pith_status status = pith_condensing_open(context, w, ROUGH_QUERIES, &c);
-  if (status == PITH_OK) status = open_trials(context, &c, &t);
+  if (status == PITH_OK) status = open_trials(context, &c, &w->queries, &t);
   if (status == PITH_OK) status = try_all(context, &t);
   if (status == PITH_OK) status = pith_cache_fill_menu(context, w, &t.sizes);
   close_trials(context, &t);
-  pith_condensing_close(context, &c);
+  pith_candidates_close(context, &c);
   return status;
 }

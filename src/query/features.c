@@ -17,6 +17,7 @@ typedef struct panels {
   float *log_mass;
   double *norm;
   float *scratch; /* (threads, n, NARROW) */
+  float *squares; /* (panels, n): squared weights, summed over each panel of queries */
   /* Of those drawn. */
   const size_t *drawn;
   const float *factor;
@@ -69,12 +70,12 @@ static void fill_panel(void *argument, size_t index, int thread) {
 
 /* ---- Those drawn ---- */
 
-/* log_mass and norm of a panel of queries. */
+/* log_mass and norm of a panel of queries, and the sum of their squared weights on every row. */
 static void weigh_panel(void *argument, size_t index, int thread) {
   const panels *p = argument;
   const pith_feature_source *s = p->source;
   size_t begin = index * NARROW, count = pith_min_size(NARROW, s->model->fit_count - begin);
-  float *panel = p->scratch + (size_t)thread * s->n * NARROW, largest[NARROW], squares[NARROW] = {0};
+  float *panel = p->scratch + (size_t)thread * s->n * NARROW, largest[NARROW], squares[NARROW] = {0}, part[NARROW];
   double sum[NARROW];
   find_logits(s, s->model->fit + begin * s->model->d, count, panel, NARROW);
   find_weights(s, s->model->local_log_mass + begin, count, panel, NARROW, largest, sum);
@@ -86,6 +87,13 @@ static void weigh_panel(void *argument, size_t index, int thread) {
   for (size_t r = 0; r < count; r++) {
     p->log_mass[begin + r] = (float)(largest[r] + log(sum[r]));
     p->norm[begin + r] = sqrt(squares[r]) / sum[r];
+    part[r] = (float)(1 / (sum[r] * sum[r]));
+  }
+  for (size_t i = 0; i < s->n; i++) {
+    const float *row = panel + i * NARROW;
+    float total = 0;
+    for (size_t r = 0; r < count; r++) total += part[r] * row[r] * row[r];
+    p->squares[index * s->n + i] = total;
   }
 }
 
@@ -138,16 +146,25 @@ static void fill_drawn(void *argument, size_t index, int thread) {
   }
 }
 
-static pith_status create_drawn(pith_context *context, const pith_feature_source *s, panels *p) {
-  size_t all = s->model->fit_count, d = s->model->d;
+static void add_squares(const panels *p, size_t count, float *diagonal) {
+  for (size_t k = 0; k < count; k++) {
+    const float *squares = p->squares + k * p->source->n;
+    for (size_t i = 0; i < p->source->n; i++) diagonal[i] += squares[i] / (float)p->source->model->fit_count;
+  }
+}
+
+static pith_status create_drawn(pith_context *context, const pith_feature_source *s, panels *p, float *diagonal) {
+  size_t all = s->model->fit_count, d = s->model->d, count = (all + NARROW - 1) / NARROW;
   size_t *drawn = pith_allocate(context, all, sizeof *drawn);
   float *factor = pith_allocate(context, 2 * all, sizeof *factor);
   p->norm = pith_allocate(context, all, sizeof *p->norm);
   p->scratch = pith_allocate(context, (size_t)pith_threads(context) * s->n, NARROW * sizeof *p->scratch);
-  pith_status status = drawn && factor && p->norm && p->scratch ? PITH_OK : PITH_E_MEMORY;
+  p->squares = pith_allocate(context, count, s->n * sizeof *p->squares);
+  pith_status status = drawn && factor && p->norm && p->scratch && p->squares ? PITH_OK : PITH_E_MEMORY;
   if (status == PITH_OK) {
     p->log_mass = factor + all;
-    pith_parallel_for(context, (all + NARROW - 1) / NARROW, weigh_panel, p);
+    pith_parallel_for(context, count, weigh_panel, p);
+    add_squares(p, count, diagonal);
     find_chances(p->norm, all, s->most);
     p->features = draw(s, p->norm, drawn, factor);
     p->drawn = drawn;
@@ -164,21 +181,30 @@ static pith_status create_drawn(pith_context *context, const pith_feature_source
   pith_release(context, factor);
   pith_release(context, p->norm);
   pith_release(context, p->scratch);
+  pith_release(context, p->squares);
   pith_release(context, p->query);
   return status;
 }
 
-pith_status pith_features_create(pith_context *context, const pith_feature_source *source, float **out, size_t *count) {
+pith_status pith_features_create(pith_context *context, const pith_feature_source *source, pith_features *out) {
   panels p = {.source = source, .features = source->model->fit_count};
-  pith_status status = PITH_OK;
-  if (p.features > source->most) {
-    status = create_drawn(context, source, &p);
-  } else {
+  bool all = p.features <= source->most;
+  *out = (pith_features){0};
+  if (all) {
     p.feature = pith_allocate(context, source->n * p.features, sizeof *p.feature);
     if (!p.feature) return PITH_E_MEMORY;
     pith_parallel_for(context, (p.features + PANEL - 1) / PANEL, fill_panel, &p);
+  } else {
+    out->diagonal = pith_allocate_zero(context, source->n, sizeof *out->diagonal);
+    if (!out->diagonal) return PITH_E_MEMORY;
+    pith_status status = create_drawn(context, source, &p, out->diagonal);
+    if (status < 0) {
+      pith_release(context, out->diagonal);
+      out->diagonal = NULL;
+      return status;
+    }
   }
-  *out = p.feature;
-  *count = p.features;
-  return status;
+  out->count = p.features;
+  out->feature = p.feature;
+  return PITH_OK;
 }

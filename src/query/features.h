@@ -15,12 +15,18 @@ typedef struct pith_feature_source {
   uint32_t object;
 } pith_feature_source;
 
-/* out (n, *count) with sum_r out(i,r) out(j,r) = E_q[a_q(i) a_q(j)] over the fit queries. Of more of them than `most`,
+typedef struct pith_features {
+  size_t count;
+  float *feature;  /* (n, count) */
+  float *diagonal; /* (n): E_q[a_q(i)^2] over all fit queries; NULL: all are features, which add up to it */
+} pith_features;
+
+/* Features with sum_r feature(i,r) feature(j,r) = E_q[a_q(i) a_q(j)] over the fit queries. Of more of them than `most`,
  * about so many are drawn, with probability in proportion to the norm of their weights on rows that are not exact (1
  * for those that see the most), and divided by its root: then the sum is right on average. Most queries of a head see
  * little but what is near or exact, and the few that look something up must not be missed.
  *
- * Time O(n R d) for R fit queries, memory O(n (most + threads)). */
-pith_status pith_features_create(pith_context *context, const pith_feature_source *source, float **out, size_t *count);
+ * Time O(n R d) for R fit queries, memory O(n (most + threads + R / 64)). */
+pith_status pith_features_create(pith_context *context, const pith_feature_source *source, pith_features *out);
 
 #endif

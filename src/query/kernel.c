@@ -60,7 +60,11 @@ static void add_unseen(pith_kernel *kernel, const float *keys, const double *cen
 
 static pith_status fill_samples(pith_context *context, const pith_feature_source *source, const double *centre,
                                 pith_kernel *kernel) {
-  PITH_TRY(pith_features_create(context, source, &kernel->feature, &kernel->features));
+  pith_features features;
+  PITH_TRY(pith_features_create(context, source, &features));
+  kernel->features = features.count;
+  kernel->feature = features.feature;
+  kernel->all_diagonal = features.diagonal;
   add_unseen(kernel, source->keys, centre);
   return PITH_OK;
 }
@@ -167,6 +171,7 @@ void pith_kernel_free(pith_context *context, pith_kernel *kernel) {
   pith_release(context, kernel->mapped);
   pith_release(context, kernel->log_scale);
   pith_release(context, kernel->diagonal);
+  pith_release(context, kernel->all_diagonal);
   pith_release(context, kernel);
 }
 

@@ -17,13 +17,14 @@
 
 typedef struct pith_kernel {
   size_t n;
-  size_t features;  /* R; 0: no feature part */
-  float *feature;   /* (n, R) */
-  size_t d;         /* 0: no exponential part */
-  float *mapped;    /* (n, d) */
-  float *log_scale; /* (n) */
-  float *diagonal;  /* (n) */
-  double lambda2;   /* ball: lambda^2; else 0 */
+  size_t features;     /* R; 0: no feature part */
+  float *feature;      /* (n, R) */
+  size_t d;            /* 0: no exponential part */
+  float *mapped;       /* (n, d) */
+  float *log_scale;    /* (n) */
+  float *diagonal;     /* (n) */
+  float *all_diagonal; /* (n): where features are of some fit queries, what all give; NULL: the diagonal is that */
+  double lambda2;      /* ball: lambda^2; else 0 */
   double log_factor;
 } pith_kernel;
 
