@@ -1,8 +1,8 @@
 /* budget.c - what a cache budget buys on real heads: the prefix is compressed knowing only its own queries, and asked
  * by the true later queries, which see the later tokens exactly beside the summary.
  *
- *   bench_budget DATA_DIR [--set NAME] [--samples N] [--refine N] [--probes N] [--threads N] [--part N] [--auto]
- * [--spread] [--heads]
+ *   bench_budget DATA_DIR [--set NAME] [--samples N] [--refine N] [--probes N] [--threads N] [--part N]
+ *                [--auto] [--spread] [--heads]
  *
  * For each total of bytes: sum over query heads of head weight * mean squared error, as predicted and as measured
  * (times 2: the KL of the model, by the law of theory.md 4.8), and the seconds that compressing took. Sets without

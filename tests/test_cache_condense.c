@@ -1,11 +1,22 @@
-/* test_cache_condense.c - condensed points against their slow twin, and the menus that tell what they will err. */
+/* test_cache_condense.c - rows that stay and points that are fitted, in streams and by the engine, against their slow
+ * twin; and the menus of a stream that tell what they will err. */
 #include <pith.h>
 
 #include "cache/condense.h"
 #include "condense.h"
 #include "test.h"
 
-enum { D = 12, DV = 5, SINKS = 3, WINDOW = 20, ROWS = 700, N = SINKS + ROWS + WINDOW, FIT = 192, HELD = 160 };
+enum {
+  D = 12,
+  DV = 5,
+  SINKS = 3,
+  WINDOW = 20,
+  ROWS = 700,
+  N = SINKS + ROWS + WINDOW,
+  FIT = 192,
+  HELD = 160,
+  MOST_FITTED = 64
+};
 
 typedef struct head {
   float *keys, *values, *log_weight, *fit, *held, *scores;
@@ -107,13 +118,35 @@ static double error_of(const head *h, const pith_points *points) {
   return error;
 }
 
+/* Two ways to such points: the stream's, and the engine for a whole head. */
+typedef struct route {
+  size_t fitted;
+  pith_status (*run)(pith_context *context, head *h, size_t wanted);
+} route;
+
+static pith_status run_stream(pith_context *context, head *h, size_t wanted) {
+  return pith_cache_condense(context, &h->work, wanted);
+}
+
+/* Prepared for more than is taken. */
+static pith_status run_engine(pith_context *context, head *h, size_t wanted) {
+  const pith_problem *problem = &h->work.reduction.problem;
+  void *engine = NULL;
+  PITH_TRY(pith_engine_nystrom.prepare(context, problem, ROWS - 1, &engine));
+  pith_status status = pith_engine_nystrom.take(context, problem, engine, wanted, h->work.points);
+  pith_engine_nystrom.release(context, engine);
+  return status;
+}
+
+static const route ways[] = {{CONDENSE_FITTED, run_stream}, {MOST_FITTED, run_engine}};
+
 /* Rows that stay are those of the largest shares; the others are what the twin fits at the same pivots. Yields how far
  * weights and values are off, in parts of the largest of each; the twin forgets row `without`, unless it is N. */
-static double compare(pith_context *context, head *h, size_t wanted, size_t without) {
-  size_t most_fitted = wanted < CONDENSE_FITTED ? wanted : CONDENSE_FITTED, stay = wanted - most_fitted;
+static double compare(pith_context *context, head *h, const route *way, size_t wanted, size_t without) {
+  size_t most_fitted = wanted < way->fitted ? wanted : way->fitted, stay = wanted - most_fitted;
   pith_points *points = h->work.points;
   points->count = 0;
-  assert_ok(context, pith_cache_condense(context, &h->work, wanted));
+  assert_ok(context, way->run(context, h, wanted));
   assert_true(points->count <= wanted &&
               points->count + most_fitted / 2 >= wanted); /* without those that weigh nothing */
   size_t fitted = points->count - stay;
@@ -131,8 +164,8 @@ static double compare(pith_context *context, head *h, size_t wanted, size_t with
     if (part[i]) most = fmax(most, h->twin.share[i]);
   assert_true(stay == 0 || most <= least * (1 + 1e-4)); /* shares are worked out in f32 */
   if (without < N) part[without] = false;
-  size_t pivot[CONDENSE_FITTED];
-  double weight[CONDENSE_FITTED], value[CONDENSE_FITTED * DV], off = 0, heaviest = 0, largest = 0;
+  size_t pivot[MOST_FITTED];
+  double weight[MOST_FITTED], value[MOST_FITTED * DV], off = 0, heaviest = 0, largest = 0;
   for (size_t i = 0; i < fitted; i++) pivot[i] = (size_t)points->index[stay + i];
   reference_condense_fit(&h->twin, part, pivot, fitted, weight, value);
   for (size_t i = 0; i < fitted; i++) {
@@ -148,7 +181,7 @@ static double compare(pith_context *context, head *h, size_t wanted, size_t with
   return off;
 }
 
-static const size_t sizes[] = {1, 7, 31, 32, 33, 300, 600, ROWS - 40};
+static const size_t sizes[] = {1, 7, 31, 32, 33, 64, 65, 300, 600, ROWS - 70};
 
 /* f32 sums of a kernel with a ridge of 1e-4 leave up to 2e-4 (a hundredth with as many pivots as rows); a row forgotten
  * is seen. */
@@ -158,15 +191,17 @@ static void test_points(void **state) {
   for (uint64_t seed = 0; seed < 3; seed++) {
     head h;
     open_head(context, 100 + 10 * seed, PITH_F32, &h);
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-      double off = compare(context, &h, sizes[i], N);
-      if (off > 2e-3) fail_msg("%zu points: %g off", sizes[i], off);
-    }
     size_t heavy = SINKS; /* of all candidates, in the part while all are */
     for (size_t i = SINKS; i < SINKS + ROWS; i++)
       if (h.twin.share[i] > h.twin.share[heavy]) heavy = i;
-    double off = compare(context, &h, 30, heavy);
-    if (off < 2e-2) fail_msg("without a row: only %g off", off);
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+      for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        double off = compare(context, &h, &ways[w], sizes[i], N);
+        if (off > 2e-3) fail_msg("way %zu, %zu points: %g off", w, sizes[i], off);
+      }
+      double off = compare(context, &h, &ways[w], 30, heavy);
+      if (off < 2e-2) fail_msg("way %zu, without a row: only %g off", w, off);
+    }
     h.work.points->count = 0;
     assert_ok(context, pith_cache_condense(context, &h.work, ROWS));
     assert_true(error_of(&h, h.work.points) < 1e-10);

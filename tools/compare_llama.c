@@ -2,8 +2,10 @@
  * tokens, then each goes on token by token in bursts, and the best of each is printed. tools/compare-llama builds it.
  *
  * usage: compare_llama speed BACKENDS MODEL TOKENS LENGTH [LENGTH ...] [spread]
- *        compare_llama compress BACKENDS MODEL TOKENS LENGTH STORE RATIO [STORE RATIO ...]   (beside llama.cpp's
- * reading) compare_llama logits BACKENDS MODEL TOKENS f16|f32 ROW [ROW ...]   (f32, to stdout: llama.cpp's own)
+ *        compare_llama compress BACKENDS MODEL TOKENS LENGTH STORE RATIO [STORE RATIO ...]
+ *        compare_llama logits BACKENDS MODEL TOKENS f16|f32 ROW [ROW ...]
+ *
+ * compress: beside llama.cpp's reading. logits: llama.cpp's own, in f32, to standard output.
  *
  * BACKENDS is the folder of llama.cpp's libraries, TOKENS a .npy of 32-bit numbers, or any other file: its bytes. */
 #define _GNU_SOURCE /* dladdr */
@@ -361,8 +363,8 @@ int main(int count, char **arguments) {
     logits(arguments[2], arguments[3], arguments[4], arguments[5], count - 6, arguments + 6);
   else
     stop(
-        "usage: speed BACKENDS MODEL TOKENS LENGTH ... [spread] | compress BACKENDS MODEL TOKENS LENGTH STORE RATIO "
-        "... "
-        "| logits BACKENDS MODEL TOKENS f16|f32 ROW ...");
+        "usage: speed BACKENDS MODEL TOKENS LENGTH ... [spread]\n"
+        "     | compress BACKENDS MODEL TOKENS LENGTH STORE RATIO ...\n"
+        "     | logits BACKENDS MODEL TOKENS f16|f32 ROW ...");
   return 0;
 }

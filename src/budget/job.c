@@ -40,7 +40,7 @@ static pith_status make_model(pith_context *context, const pith_heads *heads, co
   const pith_array *queries = heads->queries;
   size_t group = heads->group;
   bool leave_out = choose && !heads->later_queries;
-  bool refines = effort->refine > 0 && heads->engine == &pith_engine_nystrom;
+  bool refines = effort->refine > 0 && heads->engine->refines;
   pith_array *views = pith_allocate(context, group, sizeof *views);
   if (!views) return PITH_E_MEMORY;
   for (size_t j = 0; j < group; j++) views[j] = pith_array_head(queries, job->layer, job->head * group + j);
@@ -365,7 +365,7 @@ pith_status pith_job_try(pith_context *context, pith_job *job, size_t points, co
     pith_met_error probes = {NAN, NAN};
     if (status == PITH_OK) status = pith_job_met_error(context, job, &job->choosers, view, &tried[i].error);
     if (status == PITH_OK) status = pith_job_met_error(context, job, &job->probes, view, &probes);
-    tried[i].drift = probes.squared > 0 ? tried[i].error.squared / probes.squared : 1;
+    tried[i].drift = probes.squared > 0 ? pith_expected_error(tried[i].error) / probes.squared : 1;
   }
   pith_summary_free(summary);
   pith_points_free(context, chosen);

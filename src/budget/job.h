@@ -11,7 +11,10 @@ typedef struct pith_met_error {
   double squared, deviation;
 } pith_met_error;
 
-/* What is asked of a size: the error, and what it is over the error that probes of the same points foretell. */
+/* What is to be reckoned with: both, since a few queries may see little of the worst. */
+static inline double pith_expected_error(pith_met_error error) { return error.squared + error.deviation; }
+
+/* What is asked of a size: the error, and what is to be reckoned with over what probes of the same points foretell. */
 typedef struct pith_tried {
   pith_met_error error;
   double drift; /* 1 where there is nothing to compare with */

@@ -71,13 +71,12 @@ static size_t list_sizes(const pith_job *job, size_t most, size_t *sizes) {
   return count;
 }
 
-/* What is to be reckoned with: the mean and its standard error, since a few queries may see little of the worst. Points
- * will be refined once they are chosen, which leaves what storing them adds. */
+/* Points will be refined once they are chosen, which leaves what storing them adds. */
 static double expected_error(const spread *s, const pith_job *job, size_t points, const pith_tried *tried,
                              const pith_tried *plain) {
-  double squared = tried->error.squared + tried->error.deviation;
+  double squared = pith_expected_error(tried->error);
   if (s->heads->options->refine == 0 || points <= pith_job_exact(job) || points >= job->problem.n) return squared;
-  return squared - (1 - REFINED) * fmin(squared, plain->error.squared + plain->error.deviation);
+  return squared - (1 - REFINED) * fmin(squared, pith_expected_error(plain->error));
 }
 
 static void add_option(const spread *s, size_t index, size_t rehearsed, pith_dtype store, double cost, double drift) {

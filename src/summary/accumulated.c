@@ -72,5 +72,9 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
 }
 
 const pith_engine pith_engine_accumulated = {
-    "accumulated", "half the newest rows, half those with most attention from all queries (H2O)", prepare,
-    pith_ranking_take, pith_ranking_release};
+    .name = "accumulated",
+    .help = "half the newest rows, half those with most attention from all queries (H2O)",
+    .prepare = prepare,
+    .take = pith_ranking_take,
+    .release = pith_ranking_release,
+};

@@ -49,7 +49,17 @@ static pith_status prepare_theory(pith_context *context, const pith_problem *pro
   return pith_pairing_prepare(context, problem, &theory, state);
 }
 
-const pith_engine pith_engine_balance = {"balance", "a self-balancing walk over pairs (BalanceKV)", prepare,
-                                         pith_pairing_take, pith_pairing_release};
-const pith_engine pith_engine_balance_theory = {"balance-theory", "the same with the constants of the theory",
-                                                prepare_theory, pith_pairing_take, pith_pairing_release};
+const pith_engine pith_engine_balance = {
+    .name = "balance",
+    .help = "a self-balancing walk over pairs (BalanceKV)",
+    .prepare = prepare,
+    .take = pith_pairing_take,
+    .release = pith_pairing_release,
+};
+const pith_engine pith_engine_balance_theory = {
+    .name = "balance-theory",
+    .help = "the same with the constants of the theory",
+    .prepare = prepare_theory,
+    .take = pith_pairing_take,
+    .release = pith_pairing_release,
+};

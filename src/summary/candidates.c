@@ -159,7 +159,8 @@ pith_status pith_part_gather(pith_context *context, const pith_candidates *c, co
     return PITH_E_MEMORY;
   for (size_t i = 0; i < count; i++) {
     size_t at = t->place[i] = place ? place[i] : i, row = c->row[at];
-    memcpy(k->feature + i * k->features, from->feature + row * k->features, k->features * sizeof(float));
+    if (k->features > 0)
+      memcpy(k->feature + i * k->features, from->feature + row * k->features, k->features * sizeof(float));
     memcpy(k->mapped + i * k->d, from->mapped + row * k->d, k->d * sizeof(float));
     memcpy(t->coefficients + i * c->columns, c->coefficients + at * c->columns, c->columns * sizeof(float));
     k->log_scale[i] = from->log_scale[row];

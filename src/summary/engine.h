@@ -40,6 +40,7 @@ void pith_points_append(pith_points *points, const pith_problem *problem, size_t
 typedef struct pith_engine {
   const char *name;
   const char *help; /* one line, for people */
+  bool refines;     /* towards the answers that turned queries should get */
   /* `most` <= candidates points will be taken at most. *state is the engine's own. */
   pith_status (*prepare)(pith_context *context, const pith_problem *problem, size_t most, void **state);
   /* Writes at most `count` <= most points (fewer where no more are useful). The problem is the same. */

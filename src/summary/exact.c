@@ -16,4 +16,10 @@ static pith_status take(pith_context *context, const pith_problem *problem, void
   return PITH_OK;
 }
 
-const pith_engine pith_engine_exact = {"exact", "all rows, in any storage type", prepare, take, pith_release};
+const pith_engine pith_engine_exact = {
+    .name = "exact",
+    .help = "all rows, in any storage type",
+    .prepare = prepare,
+    .take = take,
+    .release = pith_release,
+};

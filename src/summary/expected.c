@@ -53,5 +53,9 @@ done:
 }
 
 const pith_engine pith_engine_expected = {
-    "expected", "expected attention of the queries to come times value norm (ExpectedAttention)", prepare,
-    pith_ranking_take, pith_ranking_release};
+    .name = "expected",
+    .help = "expected attention of the queries to come times value norm (ExpectedAttention)",
+    .prepare = prepare,
+    .take = pith_ranking_take,
+    .release = pith_ranking_release,
+};

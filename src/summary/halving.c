@@ -68,5 +68,10 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   return pith_pairing_prepare(context, problem, &rule, state);
 }
 
-const pith_engine pith_engine_halving = {"halving", "a true subset by discrepancy halving, unbiased, integer weights",
-                                         prepare, pith_pairing_take, pith_pairing_release};
+const pith_engine pith_engine_halving = {
+    .name = "halving",
+    .help = "a true subset by discrepancy halving, unbiased, integer weights",
+    .prepare = prepare,
+    .take = pith_pairing_take,
+    .release = pith_pairing_release,
+};

@@ -54,5 +54,10 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   return status;
 }
 
-const pith_engine pith_engine_heavy = {"heavy", "what the last 64 positions attended to, pooled (SnapKV)", prepare,
-                                       pith_ranking_take, pith_ranking_release};
+const pith_engine pith_engine_heavy = {
+    .name = "heavy",
+    .help = "what the last 64 positions attended to, pooled (SnapKV)",
+    .prepare = prepare,
+    .take = pith_ranking_take,
+    .release = pith_ranking_release,
+};

@@ -98,4 +98,10 @@ static pith_status take(pith_context *context, const pith_problem *problem, void
 }
 
 const pith_engine pith_engine_nystrom = {
-    "nystrom", "rows that matter and pivots with refitted values and weights (default)", prepare, take, release};
+    .name = "nystrom",
+    .help = "rows that matter and pivots with refitted values and weights (default)",
+    .refines = true,
+    .prepare = prepare,
+    .take = take,
+    .release = release,
+};

@@ -11,5 +11,10 @@ static pith_status prepare(pith_context *context, const pith_problem *problem, s
   return status;
 }
 
-const pith_engine pith_engine_recent = {"recent", "sinks and the most recent rows (StreamingLLM)", prepare,
-                                        pith_ranking_take, pith_ranking_release};
+const pith_engine pith_engine_recent = {
+    .name = "recent",
+    .help = "sinks and the most recent rows (StreamingLLM)",
+    .prepare = prepare,
+    .take = pith_ranking_take,
+    .release = pith_ranking_release,
+};

@@ -27,5 +27,10 @@ static pith_status take(pith_context *context, const pith_problem *problem, void
   return PITH_OK;
 }
 
-const pith_engine pith_engine_uniform = {"uniform", "a uniform random subset, weighted up to the total", prepare, take,
-                                         pith_ranking_release};
+const pith_engine pith_engine_uniform = {
+    .name = "uniform",
+    .help = "a uniform random subset, weighted up to the total",
+    .prepare = prepare,
+    .take = take,
+    .release = pith_ranking_release,
+};
