@@ -365,7 +365,8 @@ pith_status pith_job_try(pith_context *context, pith_job *job, size_t points, co
     pith_met_error probes = {NAN, NAN};
     if (status == PITH_OK) status = pith_job_met_error(context, job, &job->choosers, view, &tried[i].error);
     if (status == PITH_OK) status = pith_job_met_error(context, job, &job->probes, view, &probes);
-    tried[i].drift = probes.squared > 0 ? pith_expected_error(tried[i].error) / probes.squared : 1;
+    bool comparable = job->choosers.later && probes.squared > 0;
+    tried[i].drift = comparable ? pith_expected_error(tried[i].error) / probes.squared : 1;
   }
   pith_summary_free(summary);
   pith_points_free(context, chosen);

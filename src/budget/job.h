@@ -38,6 +38,7 @@ typedef struct pith_effort {
 /* Queries, the keys near them, and the exact answers of all rows and near keys together. */
 typedef struct pith_asked {
   size_t count;
+  bool later;            /* they were asked after all rows */
   float *block;          /* what of the arrays below is not the query model's; NULL: nothing */
   const float *queries;  /* (count, d) */
   const float *log_mass; /* (count): of the near keys */

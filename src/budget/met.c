@@ -5,7 +5,7 @@
 #include "attention/attention.h"
 #include "budget/job.h"
 
-enum { PANEL = 64 };
+enum { PANEL = 256 };
 
 typedef struct meeting {
   const pith_asked *asked;

@@ -86,7 +86,8 @@ pith_status pith_ask_later(pith_context *context, const pith_heads *heads, size_
                     .total = total};
     status = read_later(context, heads, layer, head, scale, &w, queries, scratch);
     if (status == PITH_OK) pith_parallel_for(context, count, see_later, &w);
-    *asked = (pith_asked){.count = count, .block = block, .queries = queries, .log_mass = log_mass, .answer = answer};
+    *asked = (pith_asked){
+        .count = count, .later = true, .block = block, .queries = queries, .log_mass = log_mass, .answer = answer};
   }
   pith_release(context, scratch);
   return status;

@@ -15,7 +15,7 @@
  * last part. */
 enum { LOOK_SAMPLES = 1024, CLOSER_SAMPLES = 8192, FIRST_PART = 8, LAST_PART = 2, LOOKS = 3 };
 /* Turned queries by which heads that matter, and others, are refined. */
-enum { LESSONS = 4096, FEWER_LESSONS = 1024 };
+enum { LESSONS = 8192, FEWER_LESSONS = 1024 };
 /* Sizes that are tried double from this many points beside the exact rows; between two, errors are interpolated. */
 enum { SMALLEST = 8, MOST_SIZES = 32, MOST_STORES = 3, MOST_OPTIONS = 2 * MOST_SIZES * MOST_STORES };
 /* A closer look is for the heads that cost most: so many, or one in so many where that is more. */
@@ -26,7 +26,7 @@ static const double REFINED = 0.55;
 /* Heads that make up this share of the cost, and CLOSER at least, are made with full effort, the others refined with
  * one step in so many. A step takes as long as there are points: beyond so many points steps become fewer, which bounds
  * the time that a head takes (measured: a third of it at a quarter of all bytes, for a twentieth more error). */
-static const double SHARE = 0.8;
+static const double SHARE = 0.9;
 enum { FEWER_STEPS = 3, ALL_STEPS_POINTS = 256, FEWEST_STEPS = 20 };
 /* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };

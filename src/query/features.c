@@ -7,7 +7,7 @@
 
 #include "kernels/kernels.h"
 
-enum { PANEL = 256, NARROW = 64 };
+enum { PANEL = 256 };
 
 typedef struct panels {
   const pith_feature_source *source;
@@ -16,8 +16,9 @@ typedef struct panels {
   /* Of every query, for drawing. */
   float *log_mass;
   double *norm;
-  float *scratch; /* (threads, n, NARROW) */
-  float *squares; /* (panels, n): squared weights, summed over each panel of queries */
+  float *weight, *squared_weight; /* (n): of rows; the second is 0 for those that are kept exactly */
+  float *scratch;                 /* (threads, PANEL, n) */
+  float *squares;                 /* (panels, n): squared weights, summed over each panel of queries */
   /* Of those drawn. */
   const size_t *drawn;
   const float *factor;
@@ -74,26 +75,22 @@ static void fill_panel(void *argument, size_t index, int thread) {
 static void weigh_panel(void *argument, size_t index, int thread) {
   const panels *p = argument;
   const pith_feature_source *s = p->source;
-  size_t begin = index * NARROW, count = pith_min_size(NARROW, s->model->fit_count - begin);
-  float *panel = p->scratch + (size_t)thread * s->n * NARROW, largest[NARROW], squares[NARROW] = {0}, part[NARROW];
-  double sum[NARROW];
-  find_logits(s, s->model->fit + begin * s->model->d, count, panel, NARROW);
-  find_weights(s, s->model->local_log_mass + begin, count, panel, NARROW, largest, sum);
-  for (size_t i = 0; i < s->n; i++) {
-    const float *row = panel + i * NARROW;
-    float weight = s->exact && s->exact[i] ? 0 : s->log_weight ? expf(2 * s->log_weight[i]) : 1;
-    for (size_t r = 0; r < count; r++) squares[r] += weight * row[r] * row[r];
-  }
+  const pith_kernels *kernels = pith_kernels_active();
+  size_t n = s->n, d = s->model->d, begin = index * PANEL, count = pith_min_size(PANEL, s->model->fit_count - begin);
+  float *panel = p->scratch + (size_t)thread * n * PANEL, *total = p->squares + index * n;
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)n, (int)d, 1, s->model->fit + begin * d, (int)d,
+              s->keys, (int)d, 0, panel, (int)n);
+  memset(total, 0, n * sizeof *total);
   for (size_t r = 0; r < count; r++) {
-    p->log_mass[begin + r] = (float)(largest[r] + log(sum[r]));
-    p->norm[begin + r] = sqrt(squares[r]) / sum[r];
-    part[r] = (float)(1 / (sum[r] * sum[r]));
-  }
-  for (size_t i = 0; i < s->n; i++) {
-    const float *row = panel + i * NARROW;
-    float total = 0;
-    for (size_t r = 0; r < count; r++) total += part[r] * row[r] * row[r];
-    p->squares[index * s->n + i] = total;
+    float *row = panel + r * n, local = s->model->local_log_mass[begin + r],
+          largest = fmaxf(kernels->max(row, n), local);
+    float seen = kernels->exp_sum(row, n, -largest);
+    if (s->log_weight) seen = kernels->dot(row, p->weight, n);
+    float sum = seen + expf(local - largest);
+    for (size_t i = 0; i < n; i++) row[i] *= row[i];
+    kernels->axpy(1 / (sum * sum), row, total, n);
+    p->log_mass[begin + r] = largest + logf(sum);
+    p->norm[begin + r] = sqrt(kernels->dot(row, p->squared_weight, n)) / sum;
   }
 }
 
@@ -153,16 +150,26 @@ static void add_squares(const panels *p, size_t count, float *diagonal) {
   }
 }
 
+static void weigh_rows(const pith_feature_source *s, float *weight, float *squared) {
+  for (size_t i = 0; i < s->n; i++) {
+    weight[i] = s->log_weight ? expf(s->log_weight[i]) : 1;
+    squared[i] = s->exact && s->exact[i] ? 0 : weight[i] * weight[i];
+  }
+}
+
 static pith_status create_drawn(pith_context *context, const pith_feature_source *s, panels *p, float *diagonal) {
-  size_t all = s->model->fit_count, d = s->model->d, count = (all + NARROW - 1) / NARROW;
+  size_t all = s->model->fit_count, d = s->model->d, count = (all + PANEL - 1) / PANEL;
   size_t *drawn = pith_allocate(context, all, sizeof *drawn);
   float *factor = pith_allocate(context, 2 * all, sizeof *factor);
   p->norm = pith_allocate(context, all, sizeof *p->norm);
-  p->scratch = pith_allocate(context, (size_t)pith_threads(context) * s->n, NARROW * sizeof *p->scratch);
+  p->weight = pith_allocate(context, s->n, 2 * sizeof *p->weight);
+  p->scratch = pith_allocate(context, (size_t)pith_threads(context) * s->n, PANEL * sizeof *p->scratch);
   p->squares = pith_allocate(context, count, s->n * sizeof *p->squares);
-  pith_status status = drawn && factor && p->norm && p->scratch && p->squares ? PITH_OK : PITH_E_MEMORY;
+  pith_status status = drawn && factor && p->norm && p->weight && p->scratch && p->squares ? PITH_OK : PITH_E_MEMORY;
   if (status == PITH_OK) {
     p->log_mass = factor + all;
+    p->squared_weight = p->weight + s->n;
+    weigh_rows(s, p->weight, p->squared_weight);
     pith_parallel_for(context, count, weigh_panel, p);
     add_squares(p, count, diagonal);
     find_chances(p->norm, all, s->most);
@@ -180,6 +187,7 @@ static pith_status create_drawn(pith_context *context, const pith_feature_source
   pith_release(context, drawn);
   pith_release(context, factor);
   pith_release(context, p->norm);
+  pith_release(context, p->weight);
   pith_release(context, p->scratch);
   pith_release(context, p->squares);
   pith_release(context, p->query);

@@ -5,7 +5,7 @@
 #include "attention/attention.h"
 #include "summary/refine.h"
 
-enum { PANEL = 64 };
+enum { PANEL = 256 };
 
 typedef struct lesson_work {
   const pith_problem *problem;

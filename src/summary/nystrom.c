@@ -18,7 +18,7 @@ typedef struct nystrom {
   pith_candidates candidates;
   pith_part part;        /* all of them, in their order */
   size_t others;         /* so many, the first, have pivots, the rest stays; 0: no pivots were chosen yet */
-  size_t fitted;         /* points at pivots at most */
+  size_t fitted, most;   /* points that the pivots are enough for; points to take at most */
   pith_lessons *lessons; /* NULL: no points were refined yet */
 } nystrom;
 
@@ -31,15 +31,20 @@ static void release(pith_context *context, void *opaque) {
   pith_release(context, state);
 }
 
-/* What queries see of a ball is smooth, and a row as it is stands for nothing but itself: there all points are fitted.
- */
-static size_t most_fitted(const pith_problem *problem, size_t most) {
-  return problem->model->kind == PITH_QUERIES_SAMPLES ? pith_min_size(most, FITTED) : most;
+/* What queries see of a ball is smooth, and a row as it is stands for nothing but itself: there all points are fitted;
+ * also where weights have to be folded, which spoils those the most that weigh most. */
+static size_t most_fitted(const pith_problem *problem, size_t count) {
+  bool few = problem->model->kind == PITH_QUERIES_SAMPLES && !problem->fold;
+  return few ? pith_min_size(count, FITTED) : count;
 }
 
-static pith_status choose_pivots(pith_context *context, nystrom *state, size_t others) {
+/* Pivots for as many points as may be taken serve every smaller number. */
+static pith_status need_pivots(pith_context *context, const pith_problem *problem, nystrom *state, size_t others) {
+  size_t fitted = most_fitted(problem, state->most);
+  if (others == state->others && fitted <= state->fitted) return PITH_OK;
   state->others = others;
-  PITH_TRY(pith_part_choose(context, &state->candidates, others, pith_pivots_wanted(state->fitted), &state->part));
+  state->fitted = fitted;
+  PITH_TRY(pith_part_choose(context, &state->candidates, others, pith_pivots_wanted(fitted), &state->part));
   return pith_pivots_factor(context, state->part.pivots);
 }
 
@@ -65,7 +70,7 @@ static pith_status prepare_state(pith_context *context, const pith_problem *prob
 static pith_status prepare(pith_context *context, const pith_problem *problem, size_t most, void **out) {
   nystrom *state = pith_allocate_zero(context, 1, sizeof *state);
   if (!state) return PITH_E_MEMORY;
-  state->fitted = most_fitted(problem, most);
+  state->most = most;
   pith_status status = prepare_state(context, problem, state);
   if (status < 0)
     release(context, state);
@@ -88,8 +93,8 @@ static pith_status take(pith_context *context, const pith_problem *problem, void
   nystrom *state = opaque;
   pith_candidates *c = &state->candidates;
   c->problem = problem;
-  size_t fitted = pith_min_size(count, state->fitted), others = c->rows - (count - fitted);
-  if (others != state->others) PITH_TRY(choose_pivots(context, state, others));
+  size_t fitted = most_fitted(problem, count), others = c->rows - (count - fitted);
+  PITH_TRY(need_pivots(context, problem, state, others));
   pith_candidates_append(c, others, points);
   PITH_TRY(pith_part_take(context, c, &state->part, fitted, points));
   if (problem->refine == 0 || problem->model->kind != PITH_QUERIES_SAMPLES) return PITH_OK;
