@@ -39,6 +39,18 @@ static pith_status find_common(pith_context *context, const pith_query_model *mo
   return PITH_OK;
 }
 
+pith_status pith_fold_spread(pith_context *context, const pith_query_model *model, double *spread) {
+  size_t d = model->d;
+  double *u = pith_allocate(context, d, sizeof *u), sum = 0;
+  if (!u) return PITH_E_MEMORY;
+  pith_status status = find_common(context, model, u);
+  for (size_t i = 0; status == PITH_OK && i < d; i++)
+    for (size_t j = 0; j < d; j++) sum += u[i] * u[j] * model->covariance[i * d + j];
+  *spread = sqrt(fmax(sum, 0));
+  pith_release(context, u);
+  return status;
+}
+
 typedef struct fold_work {
   size_t d, points, count; /* count: queries */
   const float *query;      /* (count, d) */

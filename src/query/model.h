@@ -64,6 +64,8 @@ pith_status pith_query_model_draw(pith_context *context, const pith_query_model 
 /* Writes log-weights into keys: k += log w * u with <q, u> = 1 on average over the fit queries. */
 pith_status pith_fold_weights(pith_context *context, const pith_query_model *model, float *keys, float *log_weight,
                               size_t points);
+/* How far <q, u> deviates from 1 over the fit queries, for the direction u common to all: what folding spoils. */
+pith_status pith_fold_spread(pith_context *context, const pith_query_model *model, double *spread);
 
 /* Turns one vector by the rotary angle of `steps` positions (may be negative). */
 void pith_rope_turn(float *vector, size_t d, pith_rope rope, double base, double steps);

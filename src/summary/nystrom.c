@@ -14,6 +14,9 @@ enum { FITTED = 64 };
 /* Fit queries that the kernel keeps where there are more: so many at least, and what fits in so many numbers. */
 enum { LEAST_FEATURES = 1024, FEATURE_ROOM = 1 << 22 };
 
+/* Folding spoils little where <q, u> deviates by less (SmolLM2: at most .10; the byte-level model: mostly .2). */
+static const double FOLDABLE = 0.12;
+
 typedef struct nystrom {
   pith_candidates candidates;
   pith_part part;        /* all of them, in their order */
@@ -32,15 +35,18 @@ static void release(pith_context *context, void *opaque) {
 }
 
 /* What queries see of a ball is smooth, and a row as it is stands for nothing but itself: there all points are fitted;
- * also where weights have to be folded, which spoils those the most that weigh most. */
-static size_t most_fitted(const pith_problem *problem, size_t count) {
-  bool few = problem->model->kind == PITH_QUERIES_SAMPLES && !problem->fold;
-  return few ? pith_min_size(count, FITTED) : count;
+ * also where weights are folded and that spoils those much that weigh most. */
+static pith_status fits_few(pith_context *context, const pith_problem *problem, bool *few) {
+  *few = problem->model->kind == PITH_QUERIES_SAMPLES;
+  if (!*few || !problem->fold) return PITH_OK;
+  double spread = 0;
+  PITH_TRY(pith_fold_spread(context, problem->model, &spread));
+  *few = spread < FOLDABLE;
+  return PITH_OK;
 }
 
 /* Pivots for as many points as may be taken serve every smaller number. */
-static pith_status need_pivots(pith_context *context, const pith_problem *problem, nystrom *state, size_t others) {
-  size_t fitted = most_fitted(problem, state->most);
+static pith_status need_pivots(pith_context *context, nystrom *state, size_t others, size_t fitted) {
   if (others == state->others && fitted <= state->fitted) return PITH_OK;
   state->others = others;
   state->fitted = fitted;
@@ -93,8 +99,10 @@ static pith_status take(pith_context *context, const pith_problem *problem, void
   nystrom *state = opaque;
   pith_candidates *c = &state->candidates;
   c->problem = problem;
-  size_t fitted = most_fitted(problem, count), others = c->rows - (count - fitted);
-  PITH_TRY(need_pivots(context, problem, state, others));
+  bool few = false;
+  PITH_TRY(fits_few(context, problem, &few));
+  size_t fitted = few ? pith_min_size(count, FITTED) : count, others = c->rows - (count - fitted);
+  PITH_TRY(need_pivots(context, state, others, few ? pith_min_size(state->most, FITTED) : state->most));
   pith_candidates_append(c, others, points);
   PITH_TRY(pith_part_take(context, c, &state->part, fitted, points));
   if (problem->refine == 0 || problem->model->kind != PITH_QUERIES_SAMPLES) return PITH_OK;
