@@ -8,8 +8,7 @@
 #include "summary/engine.h"
 #include "summary/refine.h"
 
-/* Points at pivots, of recorded queries (measured: 32 to 64 are best on SmolLM2, 64 and more on the byte-level model).
- */
+/* Points at pivots, of recorded queries (measured: 32 to 64 do best on SmolLM2, 64 and more on the byte-level one). */
 enum { FITTED = 64 };
 /* Fit queries that the kernel keeps where there are more: so many at least, and what fits in so many numbers. */
 enum { LEAST_FEATURES = 1024, FEATURE_ROOM = 1 << 22 };
