@@ -288,6 +288,45 @@ static void test_draws(void **state) {
   pith_context_free(context);
 }
 
+/* m^T S^-1 m by elimination; S is overwritten. */
+static double inverse_form(double *s, const double *m) {
+  double x[D], sum = 0;
+  for (size_t i = 0; i < D; i++) x[i] = m[i];
+  for (size_t k = 0; k < D; k++) {
+    sum += x[k] * x[k] / s[k * D + k];
+    for (size_t i = k + 1; i < D; i++) {
+      double factor = s[i * D + k] / s[k * D + k];
+      for (size_t j = k; j < D; j++) s[i * D + j] -= factor * s[k * D + j];
+      x[i] -= factor * x[k];
+    }
+  }
+  return sum;
+}
+
+/* The direction on which queries agree most, <q, u> = 1 in the mean, has variance 1 / m^T S^-1 m, but for its ridge.
+ * Queries further from the origin agree better. */
+static void test_fold_spread(void **state) {
+  (void)state;
+  pith_context *context = test_context(1);
+  double last = INFINITY;
+  for (int offset = 1; offset <= 16; offset *= 4) {
+    fixture f;
+    make(&f);
+    for (size_t r = 0; r < 2 * ROWS; r++) f.queries[r * D] += (float)offset;
+    pith_query_model *model = NULL;
+    assert_ok(context, pith_query_model_create(context, &f.source, &model));
+    double spread = 0, covariance[D * D];
+    assert_ok(context, pith_fold_spread(context, model, &spread));
+    memcpy(covariance, model->covariance, sizeof covariance);
+    double expected = 1 / sqrt(inverse_form(covariance, model->mean));
+    assert_true(spread >= expected * (1 - 1e-9) && spread <= expected * 1.1 && spread < 0.6 * last);
+    last = spread;
+    pith_query_model_free(context, model);
+    unmake(&f);
+  }
+  pith_context_free(context);
+}
+
 static void expect_refusal(pith_context *context, const pith_query_source *source, pith_status status,
                            const char *words) {
   pith_query_model *model = NULL;
@@ -326,6 +365,7 @@ int main(void) {
   test_skip_unless_isa();
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_turns),     cmocka_unit_test(test_split),
                                      cmocka_unit_test(test_near_keys), cmocka_unit_test(test_kernels),
-                                     cmocka_unit_test(test_draws),     cmocka_unit_test(test_refusals)};
+                                     cmocka_unit_test(test_draws),     cmocka_unit_test(test_fold_spread),
+                                     cmocka_unit_test(test_refusals)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
