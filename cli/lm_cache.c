@@ -176,7 +176,7 @@ lm_method lm_method_complete(const lm_method *method) {
   return out;
 }
 
-static pith_compress_options options_of(const lm_run *run, const lm_method *method) {
+static pith_compress_options options_of(const lm_run *run, const lm_prefix *prefix, const lm_method *method) {
   const lm_method chosen = lm_method_complete(method);
   pith_compress_options options = run->arguments->options, defaults;
   pith_compress_options_init(&defaults);
@@ -186,6 +186,10 @@ static pith_compress_options options_of(const lm_run *run, const lm_method *meth
   options.rope = run->info.rope;
   options.rope_base = run->info.rope_base;
   options.query_start = 0;
+  /* Nobody asks from beyond what the model can read. */
+  const size_t read = lm_session_length(prefix->session), most = run->info.context_length;
+  const size_t ahead = most > read ? most - read : 1;
+  if (options.horizon > ahead) options.horizon = ahead;
   options.budget = (pith_budget)chosen.budget;
   options.store = (pith_dtype)chosen.store;
   return options;
@@ -193,7 +197,7 @@ static pith_compress_options options_of(const lm_run *run, const lm_method *meth
 
 static pith_status compress(lm_run *run, const lm_prefix *prefix, const lm_method *method, lm_compressed *c) {
   pith_context *context = run->session->context;
-  pith_compress_options options = options_of(run, method);
+  pith_compress_options options = options_of(run, prefix, method);
   pith_array keys, values, queries;
   pith_array weights = pith_array_matrix(prefix->weights, PITH_F32, run->info.layers, run->info.kv_heads);
   if (prefix->weights) options.head_weights = &weights;

@@ -207,7 +207,7 @@ static void open_gates(void *argument, size_t token, int thread) {
   }
 }
 
-/* The squared norms of what enters the layer, summed over tokens. */
+/* The squared norms of what enters the feed-forward network, summed over tokens. */
 static void measure_residual(const pass *p) {
   const size_t width = p->model->info.width, layers = p->model->info.layers;
   double *sum = &p->session->residual_sum[layers + p->number];
@@ -220,8 +220,6 @@ static void measure_residual(const pass *p) {
 static pith_status run_layer(pass *p) {
   const lm_work *w = p->work;
   const lm_layer *layer = p->layer;
-  measure_residual(p);
-
   each_token(p, normalise_for_attention);
   const lm_product projections[] = {{&layer->query, layer->query_bias, w->normed, w->query},
                                     {&layer->key, layer->key_bias, w->normed, w->key},
@@ -233,6 +231,7 @@ static pith_status run_layer(pass *p) {
   const lm_product output = {&layer->output, NULL, w->query, w->normed};
   PITH_TRY(lm_multiply(p->context, &output, 1, p->count));
   each_token(p, add_to_residual);
+  measure_residual(p);
 
   each_token(p, normalise_for_feed_forward);
   const lm_product inner[] = {{&layer->gate, NULL, w->normed, w->gate}, {&layer->up, NULL, w->normed, w->up}};

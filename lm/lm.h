@@ -109,7 +109,8 @@ lm_session_memory lm_session_bytes(const lm_session *session);
 
 /* What a unit of squared output error costs in each head, (layers, kv heads): the squared Frobenius norm of a
  * query head's slice of the output projection, averaged over the group, divided by head size and by the mean
- * squared norm of the residual stream that entered the layer in this session (tokens 0..7 left out). */
+ * squared norm of the residual stream right after the layer's attention was added, in this session (tokens 0..7 left
+ * out). That is where an error is first seen, by the norm before the feed-forward network. */
 PITH_CHECK pith_status lm_head_weights(pith_context *context, const lm_session *session, float *out);
 
 #endif

@@ -74,7 +74,7 @@ static void attend(const reference_lm *m, const unsigned char *seen, const doubl
 }
 
 static void run_layer(const reference_lm *m, const reference_lm_layer *l, size_t n, double *x, double *q, double *k,
-                      double *v) {
+                      double *v, double *residual) {
   size_t width = m->width, all = m->query_heads * m->head_size;
   double *h = numbers(width), *o = numbers(all), *added = numbers(width);
   double *gate = numbers(m->feed_forward), *up = numbers(m->feed_forward);
@@ -89,6 +89,8 @@ static void run_layer(const reference_lm *m, const reference_lm_layer *l, size_t
       attend(m, l->seen, q, k, v, n, head, t, o + head * m->head_size);
     multiply(l->output, NULL, o, width, all, added);
     for (size_t i = 0; i < width; i++) x[t * width + i] += added[i];
+    if (residual) residual[t] = 0;
+    for (size_t i = 0; residual && i < width; i++) residual[t] += x[t * width + i] * x[t * width + i];
     normalise(x + t * width, l->feed_forward_norm, width, m->epsilon, h);
     multiply(l->gate, NULL, h, m->feed_forward, width, gate);
     multiply(l->up, NULL, h, m->feed_forward, width, up);
@@ -109,12 +111,7 @@ void reference_lm_run(const reference_lm *m, const unsigned *tokens, size_t n, c
   for (size_t t = 0; t < n; t++)
     for (size_t i = 0; i < width; i++) x[t * width + i] = (double)m->embedding[tokens[t] * width + i];
   for (size_t layer = 0; layer < m->layers; layer++) {
-    for (size_t t = 0; out->residual && t < n; t++) {
-      double sum = 0;
-      for (size_t i = 0; i < width; i++) sum += x[t * width + i] * x[t * width + i];
-      out->residual[layer * n + t] = sum;
-    }
-    run_layer(m, &m->layer[layer], n, x, q, k, v);
+    run_layer(m, &m->layer[layer], n, x, q, k, v, out->residual ? out->residual + layer * n : NULL);
     copy_out(out->queries, q, layer, queries);
     copy_out(out->keys, k, layer, keys);
     copy_out(out->values, v, layer, keys);

@@ -21,7 +21,7 @@ typedef struct reference_lm {
 } reference_lm;
 
 /* What comes out: logits (n, vocabulary); queries, keys, values (layers, heads, n, head_size) after turning;
- * residual (layers, n): the squared norm of what enters each layer. Any may be NULL. */
+ * residual (layers, n): the squared norm of what enters each layer's feed-forward network. Any may be NULL. */
 typedef struct reference_lm_result {
   double *logits, *queries, *keys, *values, *residual;
 } reference_lm_result;

@@ -185,7 +185,7 @@ static pith_summary *compress(pith_context *context, fixture *f, double ratio, p
   return summary;
 }
 
-/* Twice the weighted squared error on queries that the summary never saw. */
+/* What predicted_kl makes of errors, four times the weighted square, on queries that the summary never saw. */
 static double measure(pith_context *context, const fixture *f, const pith_summary *summary) {
   size_t size = ASKED * D;
   float *exact = malloc(COUNT * size * sizeof *exact), *answer = malloc(COUNT * size * sizeof *answer);
@@ -194,7 +194,7 @@ static double measure(pith_context *context, const fixture *f, const pith_summar
   double cost = 0;
   for (size_t i = 0; i < COUNT; i++) {
     double rms = pith_error_measure(exact + i * size, answer + i * size, ASKED, D).rms;
-    cost += 2 * f->weight[i] * rms * rms;
+    cost += 4 * f->weight[i] * rms * rms;
   }
   free(exact);
   free(answer);
@@ -242,6 +242,35 @@ static void test_spread(void **state) {
       assert_true(measure(context, &f, control) > cost[0]);
       pith_summary_free(control);
     }
+  unmake(&f);
+  pith_context_free(context);
+}
+
+/* Where heads do not differ by more than menus err, each gets an equal part: all heads are the same here, but for their
+ * seeds, and have as many points, all the bytes that even parts allow. The control: one that costs a thousand times as
+ * much as each other one gets more. */
+static void test_spread_of_like_heads(void **state) {
+  (void)state;
+  pith_context *context = test_context(2);
+  fixture f = make();
+  for (size_t i = 0; i < COUNT; i++) {
+    memmove(f.keys + i * N * D, f.keys + 2 * N * D, N * D * sizeof(float));
+    memmove(f.values + i * N * D, f.values + 2 * N * D, N * D * sizeof(float));
+    memmove(f.queries + i * M * D, f.queries + 2 * M * D, M * D * sizeof(float));
+  }
+  for (int dear = 0; dear < 2; dear++) {
+    for (size_t i = 0; i < COUNT; i++) f.weight[i] = dear && i == 3 ? 1000 : 1;
+    pith_summary *summary = compress(context, &f, 0.125, PITH_BUDGET_SPREAD, PITH_F16);
+    size_t points[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+      pith_head_view view;
+      assert_ok(context, pith_summary_head(context, summary, i / HEADS, i % HEADS, &view));
+      points[i] = view.points;
+    }
+    for (size_t i = 0; i < 3; i++) assert_true(dear ? points[i] < points[3] : points[i] == points[3]);
+    if (!dear) assert_in_range(points[3] * pith_store_point_bytes(PITH_F16, D, D), N / 8 * 4 * D - 100, N / 8 * 4 * D);
+    pith_summary_free(summary);
+  }
   unmake(&f);
   pith_context_free(context);
 }
@@ -312,6 +341,7 @@ int main(void) {
                                      cmocka_unit_test(test_spending),
                                      cmocka_unit_test(test_spending_is_optimal_on_its_path),
                                      cmocka_unit_test(test_spread),
+                                     cmocka_unit_test(test_spread_of_like_heads),
                                      cmocka_unit_test(test_same_at_any_thread_count),
                                      cmocka_unit_test(test_prediction)};
   return cmocka_run_group_tests(tests, NULL, NULL);

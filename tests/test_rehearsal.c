@@ -144,7 +144,7 @@ static void test_sizes(void **state) {
   unmake(&f);
 }
 
-/* Twice the weighted squared error of the tokens after the first N. */
+/* What predicted_kl makes of errors, four times the square, of the tokens after the first N. */
 static double measure(pith_context *context, const fixture *f, const pith_summary *summary) {
   size_t heads = LAYERS * HEADS * GROUP, size = (size_t)REST * D;
   float *exact = malloc(heads * ALL * D * sizeof *exact), *answer = malloc(heads * size * sizeof *answer);
@@ -158,7 +158,7 @@ static double measure(pith_context *context, const fixture *f, const pith_summar
   double cost = 0;
   for (size_t i = 0; i < heads; i++) {
     double rms = pith_error_measure(exact + i * size, answer + i * size, REST, D).rms;
-    cost += 2 * rms * rms;
+    cost += 4 * rms * rms;
   }
   free(exact);
   free(answer);

@@ -24,7 +24,8 @@ typedef enum pith_rope {
 typedef enum pith_budget {
   PITH_BUDGET_AUTO = 0,  /* spread for several heads with recorded queries and a total, else even */
   PITH_BUDGET_EVEN = 1,  /* the same for every head */
-  PITH_BUDGET_SPREAD = 2 /* where a byte saves most: head weight times mean squared error */
+  PITH_BUDGET_SPREAD = 2 /* where a byte saves most: head weight times mean squared error; even where heads differ by
+                            less than these are known */
 } pith_budget;
 
 typedef struct pith_compress_options {

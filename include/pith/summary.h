@@ -69,8 +69,8 @@ typedef struct pith_summary_info {
   double ratio; /* bytes / bytes of all keys and values in f16 */
   double scale; /* softmax scale */
   uint64_t seed;
-  double predicted_kl; /* 2 * sum over query heads of head weight * mean squared probe error, near keys seen exactly;
-                          NaN without head weights or probes */
+  double predicted_kl; /* 4 * sum over query heads of head weight * mean squared error to be expected of later queries,
+                          near keys seen exactly; NaN without head weights or probes */
   int folded;          /* log-weights are folded into the keys; those stored are zero */
   pith_query_kind query_model;
   char engine[32];

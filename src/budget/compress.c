@@ -229,8 +229,8 @@ pith_status pith_head_finish(pith_context *context, const pith_heads *heads, con
   if (!heads->weight) return PITH_OK;
   pith_met_error error;
   PITH_TRY(pith_job_met_error(context, job, &job->probes, &slot->view, &error));
-  slot->predicted_kl =
-      2 * (double)heads->group * (double)heads->weight[job->layer * heads->heads + job->head] * drift * error.squared;
+  double weight = (double)heads->weight[job->layer * heads->heads + job->head] * (double)heads->group;
+  slot->predicted_kl = PITH_KL_OF_ERROR * weight * drift * error.squared;
   return PITH_OK;
 }
 

@@ -28,6 +28,10 @@ static const double REFINED = 0.55;
  * the time that a head takes (measured: a third of it at a quarter of all bytes, for a twentieth more error). */
 static const double SHARE = 0.9;
 enum { FEWER_STEPS = 3, ALL_STEPS_POINTS = 256, FEWEST_STEPS = 20 };
+/* What menus say of a head's cost is wrong by a factor of two and a half either way (measured on byte-lm: variance .9
+ * of the logarithm). Where heads do not differ by twice that at equal bytes, which of them are dear is not known, and
+ * the bytes stay equal: there is little to win (there, a tenth), and a head that gets too few loses more. */
+static const double LEAST_VARIANCE = 1.8;
 /* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };
 
@@ -45,6 +49,7 @@ typedef struct spread {
   head_work *work;     /* (count) */
   pith_option *option; /* (count, MOST_OPTIONS): room of the menus */
   size_t *chosen;      /* (count): option of each menu */
+  bool even;           /* each head gets an equal part of the bytes */
   bool plenty;         /* bytes for more than all rows in q8: only then f16 is among several stores, for all rows */
   size_t store_count;
   pith_dtype store[MOST_STORES];
@@ -137,22 +142,37 @@ static pith_status look(pith_context *context, spread *s, size_t index) {
 
 /* ---- Choosing ---- */
 
+static const pith_option *chosen_of(const spread *s, size_t index) {
+  return &s->work[index].menu.option[s->chosen[index]];
+}
+
+/* Variance over heads of the logarithm of what they cost as chosen; costs below this part of the largest count as it.
+ */
+static double cost_variance(const spread *s) {
+  const double least = 1e-6;
+  double largest = 0, sum = 0, squares = 0, count = (double)s->count;
+  for (size_t i = 0; i < s->count; i++) largest = fmax(largest, chosen_of(s, i)->cost);
+  if (s->count < 2 || largest <= 0) return 0;
+  for (size_t i = 0; i < s->count; i++) {
+    double x = log(fmax(chosen_of(s, i)->cost / largest, least));
+    sum += x;
+    squares += x * x;
+  }
+  return (squares - sum * sum / count) / (count - 1);
+}
+
+/* Equal parts at first; over all heads where that is asked for and they are seen to differ. */
 static pith_status choose(pith_context *context, spread *s, size_t bytes, bool even) {
   pith_menu *menus = pith_allocate(context, s->count, sizeof *menus);
   if (!menus) return PITH_E_MEMORY;
   for (size_t i = 0; i < s->count; i++) menus[i] = s->work[i].menu;
   pith_status status = PITH_OK;
-  if (even)
-    for (size_t i = 0; status == PITH_OK && i < s->count; i++)
-      status = pith_spend(context, &menus[i], 1, bytes / s->count, &s->chosen[i]);
-  else
-    status = pith_spend(context, menus, s->count, bytes, s->chosen);
+  for (size_t i = 0; status == PITH_OK && i < s->count; i++)
+    status = pith_spend(context, &menus[i], 1, bytes / s->count, &s->chosen[i]);
+  s->even = even || (status == PITH_OK && cost_variance(s) < LEAST_VARIANCE);
+  if (!s->even) status = pith_spend(context, menus, s->count, bytes, s->chosen);
   pith_release(context, menus);
   return status;
-}
-
-static const pith_option *chosen_of(const spread *s, size_t index) {
-  return &s->work[index].menu.option[s->chosen[index]];
 }
 
 /* The size up to which a head is worth a closer look; 0: it is not. Whole caches of small numbers are seldom beaten. */
@@ -174,7 +194,7 @@ static void order_by_cost(const spread *s, size_t *order) {
 
 /* What is left goes into more points of heads, in the order given: at first up to sizes that were looked at, then of
  * any that are not whole. */
-static void fill_up(const spread *s, size_t bytes, bool even, const size_t *order, size_t *points) {
+static void fill_up(const spread *s, size_t bytes, const size_t *order, size_t *points) {
   size_t left = bytes;
   for (size_t i = 0; i < s->count; i++) {
     points[i] = chosen_of(s, i)->points;
@@ -184,7 +204,7 @@ static void fill_up(const spread *s, size_t bytes, bool even, const size_t *orde
     size_t i = order[k % s->count], size = point_bytes(s, chosen_of(s, i)->store);
     const head_work *work = &s->work[i];
     size_t limit = k < s->count ? work->most : pith_max_size(work->most, s->heads->n - s->heads->n / 4);
-    size_t share = even ? bytes / s->count - points[i] * size : left;
+    size_t share = s->even ? bytes / s->count - points[i] * size : left;
     if (points[i] >= limit || share < size) continue;
     size_t more = pith_min_size(share / size, limit - points[i]);
     points[i] += more;
@@ -286,11 +306,10 @@ static pith_status make_head(pith_context *context, void *argument, size_t place
 }
 
 /* room (2 * s->count). Heads that take long come first, so that no thread is left with one of them at the end. */
-static pith_status make_all(pith_context *context, const spread *s, size_t bytes, bool even, size_t *room,
-                            pith_summary *summary) {
+static pith_status make_all(pith_context *context, const spread *s, size_t bytes, size_t *room, pith_summary *summary) {
   making m = {.s = s, .order = room, .points = room + s->count, .summary = summary};
   order_by_cost(s, m.order);
-  fill_up(s, bytes, even, m.order, m.points);
+  fill_up(s, bytes, m.order, m.points);
   m.refined = count_refined(s, m.order);
   PITH_TRY(pith_parallel_tasks(context, "compressing heads", s->count, make_head, &m));
   pith_heads_conclude(s->heads, summary);
@@ -323,7 +342,7 @@ pith_status pith_spread(pith_context *context, const pith_heads *heads, size_t b
   size_t *room = pith_allocate(context, s.count, 2 * sizeof *room);
   pith_status status = s.work && s.option && s.chosen && room ? PITH_OK : PITH_E_MEMORY;
   if (status == PITH_OK) status = look_at_all(context, &s, bytes, even, room);
-  if (status == PITH_OK) status = make_all(context, &s, bytes, even, room, summary);
+  if (status == PITH_OK) status = make_all(context, &s, bytes, room, summary);
   pith_release(context, s.work);
   pith_release(context, s.option);
   pith_release(context, s.chosen);
