@@ -204,13 +204,16 @@ static pith_status through_files(pith_context *context, const pith_llama *record
 
 pith_status pith_llama_shrink(pith_context *context, pith_llama *recorder, struct llama_context *llama, int sequence,
                               size_t cells, const pith_compress_options *options) {
-  pith_compress_options defaults;
-  pith_compress_options_init(&defaults);
+  pith_compress_options chosen;
+  pith_compress_options_init(&chosen);
+  if (options) memcpy(&chosen, options, options->struct_size < sizeof chosen ? options->struct_size : sizeof chosen);
+  /* Nobody asks from beyond what the context has room for. */
+  const size_t all = llama_n_ctx(llama), room = all > cells ? all - cells : 1;
+  if (chosen.horizon > room) chosen.horizon = room;
   char from[64] = "", to[64] = "";
   if (!temporary(from)) return pith_fail(context, PITH_E_IO, "%s: cannot be made", from);
   pith_status status = temporary(to) ? PITH_OK : pith_fail(context, PITH_E_IO, "%s: cannot be made", to);
-  if (status >= 0)
-    status = through_files(context, recorder, llama, sequence, cells, options ? options : &defaults, from, to);
+  if (status >= 0) status = through_files(context, recorder, llama, sequence, cells, &chosen, from, to);
   (void)unlink(from);
   (void)unlink(to);
   return status;

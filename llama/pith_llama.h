@@ -41,8 +41,9 @@ PITH_API PITH_CHECK pith_status pith_llama_save_queries(pith_context *context, c
 
 /* Writes the cache of a sequence anew with that many cells, each head with keys and values of its own, fitted to the
  * recorded queries. Needs the queries of all tokens whose rows are still in the cache. options NULL: defaults; of them
- * engine, sinks, window, horizon, samples, refine and seed are read. The state passes through two files in $TMPDIR,
- * which are gone afterwards. On failure the cache is as it was. */
+ * engine, sinks, window, horizon (at most as many positions as the context then has cells free), samples, refine and
+ * seed are read. The state passes through two files in $TMPDIR, which are gone afterwards. On failure the cache is as
+ * it was. */
 PITH_API PITH_CHECK pith_status pith_llama_shrink(pith_context *context, pith_llama *recorder,
                                                   struct llama_context *llama, int sequence, size_t cells,
                                                   const pith_compress_options *options);

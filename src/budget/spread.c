@@ -24,10 +24,11 @@ enum { CLOSER = 8, ONE_IN = 8 };
 /* Refinement leaves this part of the error that points have before they are stored (measured: .4 to .7). */
 static const double REFINED = 0.55;
 /* Heads that make up this share of the cost, and CLOSER at least, are made with full effort, the others refined with
- * one step in so many. A step takes as long as there are points: beyond so many points steps become fewer, which bounds
- * the time that a head takes (measured: a third of it at a quarter of all bytes, for a twentieth more error). */
+ * one step in so many. A step takes as long as there are points: where there are MANY_POINTS in all, steps become fewer
+ * for heads beyond so many points, which bounds the time (measured: a third of it at a quarter of all bytes of SmolLM2,
+ * for a twentieth more error). */
 static const double SHARE = 0.9;
-enum { FEWER_STEPS = 3, ALL_STEPS_POINTS = 256, FEWEST_STEPS = 20 };
+enum { FEWER_STEPS = 3, MANY_POINTS = 4096, ALL_STEPS_POINTS = 256, FEWEST_STEPS = 20 };
 /* What menus say of a head's cost is wrong by a factor of two and a half either way (measured on byte-lm: variance .9
  * of the logarithm). Where heads do not differ by twice that at equal bytes, which of them are dear is not known, and
  * the bytes stay equal: there is little to win (there, a tenth), and a head that gets too few loses more. */
@@ -259,6 +260,7 @@ typedef struct making {
   const spread *s;
   size_t *order, *points; /* points of each head */
   size_t refined;         /* so many heads of the order are refined with all steps, those with all rows left out */
+  size_t total;           /* of points */
   pith_summary *summary;
 } making;
 
@@ -283,7 +285,7 @@ static pith_effort effort_of(const making *m, size_t place) {
   pith_effort effort = s->best;
   if (place >= m->refined || is_whole(s, index))
     effort = (pith_effort){s->first.samples, FEWER_LESSONS, s->best.refine / FEWER_STEPS};
-  if (points > ALL_STEPS_POINTS) {
+  if (m->total > MANY_POINTS && points > ALL_STEPS_POINTS) {
     size_t steps = effort.refine * ALL_STEPS_POINTS / points;
     effort.refine = pith_min_size(effort.refine, pith_max_size(steps, FEWEST_STEPS));
   }
@@ -311,6 +313,7 @@ static pith_status make_all(pith_context *context, const spread *s, size_t bytes
   order_by_cost(s, m.order);
   fill_up(s, bytes, m.order, m.points);
   m.refined = count_refined(s, m.order);
+  for (size_t i = 0; i < s->count; i++) m.total += m.points[i];
   PITH_TRY(pith_parallel_tasks(context, "compressing heads", s->count, make_head, &m));
   pith_heads_conclude(s->heads, summary);
   return PITH_OK;
