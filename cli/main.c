@@ -1,5 +1,9 @@
 /* main.c - from the command line to a command. */
 #include <errno.h>
+#include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,9 +113,19 @@ static int dispatch(int argc, char **argv) {
   return run(command, argc - 1, argv + 1);
 }
 
+/* Compressing takes and frees blocks of some megabytes for every head. glibc would give each back to the system, which
+ * then has to clear it anew: a twentieth of the time of compression. */
+static void keep_freed_memory(void) {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+#endif
+}
+
 int main(int argc, char **argv) {
   if (argc == 0) return EXIT_USAGE;
   pin_blas(argv);
+  keep_freed_memory();
   signal(SIGPIPE, SIG_IGN); /* a reader that left shows as a write error */
   int code = dispatch(argc, argv);
   errno = 0;

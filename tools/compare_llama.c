@@ -12,7 +12,9 @@
 #include <dlfcn.h>
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
+#include <limits.h>
 #include <llama.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -354,6 +356,8 @@ static void logits(const char *backends, const char *path, const char *token_pat
 }
 
 int main(int count, char **arguments) {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30); /* as the command line does */
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
   if (count >= 6 && strcmp(arguments[1], "speed") == 0)
     speed(arguments[2], arguments[3], arguments[4], count - 5, arguments + 5);
   else if (count >= 8 && strcmp(arguments[1], "compress") == 0)
