@@ -29,9 +29,9 @@ static const double REFINED = 0.55;
  * for a twentieth more error). */
 static const double SHARE = 0.9;
 enum { FEWER_STEPS = 3, MANY_POINTS = 4096, ALL_STEPS_POINTS = 256, FEWEST_STEPS = 20 };
-/* What menus say of a head's cost is wrong by a factor of two and a half either way (measured on byte-lm: variance .9
- * of the logarithm). Where heads do not differ by twice that at equal bytes, which of them are dear is not known, and
- * the bytes stay equal: there is little to win (there, a tenth), and a head that gets too few loses more. */
+/* What menus say of a head's cost is wrong by a factor of two and a half either way (measured on byte-lm: variance .8
+ * of the logarithm). Where heads do not differ by about twice that at equal bytes, which of them are dear is not known,
+ * and the bytes stay equal: there is little to win (there, a tenth), and a head that gets too few loses more. */
 static const double LEAST_VARIANCE = 1.8;
 /* Of so few recorded queries the fit needs all. */
 enum { FEW = 2048 };
@@ -147,8 +147,7 @@ static const pith_option *chosen_of(const spread *s, size_t index) {
   return &s->work[index].menu.option[s->chosen[index]];
 }
 
-/* Variance over heads of the logarithm of what they cost as chosen; costs below this part of the largest count as it.
- */
+/* Variance over heads of the logarithm of what they cost as chosen; none counts as less than a part of the largest. */
 static double cost_variance(const spread *s) {
   const double least = 1e-6;
   double largest = 0, sum = 0, squares = 0, count = (double)s->count;

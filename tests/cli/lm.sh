@@ -56,7 +56,6 @@ import json
 one, two = (json.load(open(name))["text"] for name in ("one.json", "two.json"))
 print(one == two, len(one))'
 
-# Arrays that the other commands read.
 # Nobody asks from beyond the 2048 tokens that the model can read: a longer horizon changes nothing.
 for horizon in 748 1024 100; do
   quietly lm perplexity --text text.txt --context 1400 --prefix 1300 --ratio 1/16 --horizon $horizon --json
@@ -66,6 +65,8 @@ done
 import json
 near, end, beyond = (json.load(open(f"{name}.json"))["kl_mean"] for name in (100, 748, 1024))
 print("the same" if end == beyond != near else f"not the same: {near} {end} {beyond}")'
+
+# Arrays that the other commands read.
 quietly lm dump --text text.txt --context 128 -o arrays
 ls arrays
 quietly compress --keys arrays/k.npy --values arrays/v.npy --queries arrays/q.npy --rope 10000 --head-weights arrays/head_weights.npy --ratio 1/4 -o s.safetensors
